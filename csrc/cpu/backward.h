@@ -1,0 +1,199 @@
+// The backward pass: the memory again, the pixel pass, the memory's gradients, the mean's part of dh, the parameters'.
+#pragma once
+
+#include "forward.h"
+#include "pixel_backward.h"
+#include "weight_gradients.h"
+
+namespace kvmem::cpu::KVMEM_ISA {
+
+template <typename F>
+struct BackwardWorkspace {
+  Weights<F> weights;
+  F* means;      // (B, Cp)
+  char* states;  // an ImageState an image
+  size_t state_bytes;
+  char* tables;  // a TableGradients a chunk of a group's images
+  size_t table_bytes;
+  char* scratch;
+  size_t scratch_bytes;
+};
+
+template <typename F>
+static size_t backward_scratch_bytes(const Sizes& s) {
+  Arena pixels{nullptr}, rows{nullptr};
+  take_backward_scratch<F>(s, pixels);
+  rows.take<F>(kRowsOfTask * round_up(larger(larger(s.D, s.M), 2 * round_up(s.C, kLanes<F>)), kLanes<F>));
+  return pixels.used > rows.used ? pixels.used : rows.used;
+}
+
+template <typename T, typename F = Arithmetic<T>>
+static BackwardWorkspace<F> take_backward_workspace(const BackwardArguments& a, Arena& arena) {
+  const Sizes& s = a.sizes;
+  Arena state{nullptr}, tables{nullptr};
+  take_memory<F>(s, state);
+  take_memory_gradients<F>(s, state);
+  take_table_gradients<F>(s, tables);
+  BackwardWorkspace<F> w;
+  w.weights = prepare_weights<T>(s, a.inputs, arena);
+  w.means = arena.take<F>(s.B * round_up(s.C, kLanes<F>));
+  w.state_bytes = state.used;
+  w.states = arena.take<char>(s.B * w.state_bytes);
+  w.table_bytes = tables.used;
+  w.tables = arena.take<char>(group_size(s, sizeof(T)) * chunks_of(s).count * w.table_bytes);
+  w.scratch_bytes = backward_scratch_bytes<F>(s);
+  w.scratch = arena.take<char>(a.parallel.threads * w.scratch_bytes);
+  return w;
+}
+
+KVMEM_INLINE bool wants_image(const BackwardArguments& a) { return a.gradients[kImage] != nullptr; }
+
+// Whether anything needs the sums over positions: a parameter, the words, or the image through its mean.
+KVMEM_INLINE bool wants_memory(const BackwardArguments& a) {
+  for (int input = kWords; input < kInputs; ++input) {
+    if (a.gradients[input]) return true;
+  }
+  return wants_image(a) && !a.options.detach_mean;
+}
+
+template <typename F>
+static TableGradients<F> tables_at(const Sizes& s, const BackwardWorkspace<F>& w, int64_t index) {
+  Arena arena{w.tables + index * w.table_bytes};
+  return take_table_gradients<F>(s, arena);
+}
+
+template <typename T, typename F = Arithmetic<T>>
+static void recompute_memory(const BackwardArguments& a, const BackwardWorkspace<F>& w, int64_t image) {
+  const Sizes& s = a.sizes;
+  const int64_t Cp = round_up(s.C, kLanes<F>);
+  F* mean = w.means + image * Cp;
+  read_row(static_cast<const F*>(a.mean) + image * s.C, s.C, mean, Cp);
+  prepare_memory(s, a.options, w.weights, static_cast<const T*>(a.inputs[kWords]) + image * s.T * s.D,
+                 a.mask ? a.mask + image * s.T : nullptr, mean,
+                 state_at<F>(s, w.states, w.state_bytes, image).memory);
+}
+
+template <typename T, typename F = Arithmetic<T>>
+static void backward_chunk(const BackwardArguments& a, const BackwardWorkspace<F>& w, int64_t image, int64_t chunk,
+                           const TableGradients<F>& tables, BackwardScratch<F> x) {
+  const Sizes& s = a.sizes;
+  const bool memory_wanted = wants_memory(a), image_wanted = wants_image(a);
+  const Memory<F> memory = state_at<F>(s, w.states, w.state_bytes, image).memory;
+  const auto h = plane(static_cast<const T*>(a.inputs[kImage]), s, a.channels_last, image);
+  const auto dout = plane(static_cast<const T*>(a.grad_out), s, a.channels_last, image);
+  const T* grad_attention = static_cast<const T*>(a.grad_attention);
+  if (grad_attention) grad_attention += image * s.T * s.N;
+  const int64_t slots = memory.slots[0], size = chunks_of(s).size, end = smaller(s.N, (chunk + 1) * size);
+  if (memory_wanted) zero_table_gradients(s, slots, tables);
+  for (int64_t start = chunk * size; start < end; start += kTile) {
+    const int64_t count = smaller(kTile, end - start);
+    read_tile(h, start, count, x.channels, x.positions, memory_wanted);
+    read_tile(dout, start, count, x.grad_channels, x.grad_positions, memory_wanted);
+    prefetch_tile<false>(h, start + kTile, end);
+    backward_tile(s, memory, w.weights.response_gate_bias, grad_attention, start, count, x);
+    prefetch_tile<false>(dout, start + kTile, end);
+    if (memory_wanted) add_tables(s, slots, x, tables);
+    if (!image_wanted) continue;
+    const auto dh = plane(static_cast<T*>(a.gradients[kImage]), s, a.channels_last, image);
+    prefetch_tile<true>(dh, start, end);
+    image_gradient(s, memory, x);
+    write_tile(x.gated, dh, start, count, x.positions);
+  }
+}
+
+// dh += dr / N, the gradient through the mean, over one chunk.
+template <typename T, typename F = Arithmetic<T>>
+static void add_mean_gradient(Plane<T> dh, const F* mean_gradient, int64_t start, int64_t end) {
+  const F scale = F(1) / static_cast<F>(dh.N);
+  if (!dh.channels_last) {
+    for (int64_t c = 0; c < dh.C; ++c) {
+      T* channel = dh.data + c * dh.N;
+      const F part = mean_gradient[c] * scale;
+      int64_t n = start;
+      for (; n + kLanes<F> <= end; n += kLanes<F>) store_vector(channel + n, load_vector(channel + n) + part);
+      for (; n < end; ++n) channel[n] = from_arithmetic<T>(to_arithmetic(channel[n]) + part);
+    }
+    return;
+  }
+  for (int64_t n = start; n < end; ++n) {
+    T* position = dh.data + n * dh.C;
+    int64_t c = 0;
+    for (; c + kLanes<F> <= dh.C; c += kLanes<F>) {
+      store_vector(position + c, load_vector(position + c) + load<F>(mean_gradient + c) * scale);
+    }
+    for (; c < dh.C; ++c) position[c] = from_arithmetic<T>(to_arithmetic(position[c]) + mean_gradient[c] * scale);
+  }
+}
+
+// dw of one image into the caller's tensor: masked slots get zeros.
+template <typename T, typename F = Arithmetic<T>>
+static void write_words_gradient(const BackwardArguments& a, const ImageState<F>& state, int64_t image) {
+  const Sizes& s = a.sizes;
+  const int64_t Dp = round_up(s.D, kLanes<F>);
+  T* out = static_cast<T*>(a.gradients[kWords]) + image * s.T * s.D;
+  int64_t packed = 0;
+  for (int64_t t = 0; t < s.T; ++t) {
+    if (packed < state.memory.slots[0] && state.memory.slots[1 + packed] == t) {
+      write_row(state.gradients.words + packed * Dp, s.D, out + t * s.D);
+      ++packed;
+    } else {
+      memset(static_cast<void*>(out + t * s.D), 0, sizeof(T) * s.D);
+    }
+  }
+}
+
+template <typename T, typename F = Arithmetic<T>>
+static void memory_backward_of_group(const BackwardArguments& a, const BackwardWorkspace<F>& w, int64_t first,
+                                     int64_t images) {
+  const Sizes& s = a.sizes;
+  const Chunks chunks = chunks_of(s);
+  for_each(a.parallel, images, [&](int64_t i, int64_t) {
+    const ImageState<F> state = state_at<F>(s, w.states, w.state_bytes, first + i);
+    sum_tables(s, state.memory.slots[0], tables_at(s, w, i * chunks.count), w.table_bytes, chunks.count,
+               state.gradients.tables);
+    memory_backward(s, a.options, w.weights, state.memory, state.gradients);
+    if (a.gradients[kWords]) write_words_gradient<T>(a, state, first + i);
+  });
+  if (!wants_image(a) || a.options.detach_mean) return;
+  for_each(a.parallel, images * chunks.count, [&](int64_t task, int64_t) {
+    const int64_t image = first + task / chunks.count, start = task % chunks.count * chunks.size;
+    const auto dh = plane(static_cast<T*>(a.gradients[kImage]), s, a.channels_last, image);
+    add_mean_gradient(dh, state_at<F>(s, w.states, w.state_bytes, image).gradients.mean, start,
+                      smaller(s.N, start + chunks.size));
+  });
+}
+
+template <typename T, typename F = Arithmetic<T>>
+static void backward_group(const BackwardArguments& a, const BackwardWorkspace<F>& w, int64_t first, int64_t images) {
+  const Sizes& s = a.sizes;
+  const int64_t chunks = chunks_of(s).count;
+  for_each(a.parallel, images, [&](int64_t i, int64_t) { recompute_memory<T>(a, w, first + i); });
+  for_each(a.parallel, images * chunks, [&](int64_t task, int64_t thread) {
+    Arena arena{w.scratch + thread * w.scratch_bytes};
+    backward_chunk<T>(a, w, first + task / chunks, task % chunks, tables_at(s, w, task),
+                      take_backward_scratch<F>(s, arena));
+  });
+  if (wants_memory(a)) memory_backward_of_group<T>(a, w, first, images);
+}
+
+template <typename T, typename F = Arithmetic<T>>
+static void backward_typed(const BackwardArguments& a) {
+  Arena arena{static_cast<char*>(a.workspace)};
+  const BackwardWorkspace<F> w = take_backward_workspace<T>(a, arena);
+  const int64_t group = group_size(a.sizes, sizeof(T));
+  for (int64_t first = 0; first < a.sizes.B; first += group) {
+    backward_group<T>(a, w, first, smaller(group, a.sizes.B - first));
+  }
+  const WeightGradientInputs<F> inputs{a.sizes, w.states,       w.state_bytes, w.means, reinterpret_cast<F*>(w.scratch),
+                                       w.scratch_bytes};
+  weight_gradients<T>(inputs, a.gradients, a.parallel);
+}
+
+template <typename T>
+static size_t backward_workspace_typed(const BackwardArguments& a) {
+  Arena measure{nullptr};
+  take_backward_workspace<T>(a, measure);
+  return measure.used;
+}
+
+}  // namespace kvmem::cpu::KVMEM_ISA

@@ -1,0 +1,159 @@
+// The forward pass: mean, memory, then tile by tile addressing, reading and the gated response.
+#pragma once
+
+#include "addressing.h"
+#include "mean.h"
+
+namespace kvmem::cpu::KVMEM_ISA {
+
+template <typename F>
+struct ForwardScratch {
+  F *channels, *positions, *scores, *o;
+};
+
+template <typename F>
+static ForwardScratch<F> take_forward_scratch(const Sizes& s, Arena& arena) {
+  const int64_t Cp = round_up(s.C, kLanes<F>);
+  return {arena.take<F>(Cp * kTile), arena.take<F>(Cp * kTile), arena.take<F>((s.T + s.R) * kTile),
+          arena.take<F>(Cp * kTile)};
+}
+
+template <typename F>
+struct ForwardWorkspace {
+  Weights<F> weights;
+  double* sums;  // (images of a group, chunks, C)
+  char* memories;
+  size_t memory_bytes;
+  char* scratch;
+  size_t scratch_bytes;
+};
+
+template <typename F>
+static size_t memory_bytes(const Sizes& s) {
+  Arena measure{nullptr};
+  take_memory<F>(s, measure);
+  return measure.used;
+}
+
+template <typename T, typename F = Arithmetic<T>>
+static ForwardWorkspace<F> take_forward_workspace(const ForwardArguments& a, Arena& arena) {
+  Arena measure{nullptr};
+  take_forward_scratch<F>(a.sizes, measure);
+  const int64_t group = group_size(a.sizes, sizeof(T));
+  ForwardWorkspace<F> w;
+  w.weights = prepare_weights<T>(a.sizes, a.inputs, arena);
+  w.sums = arena.take<double>(group * chunks_of(a.sizes).count * a.sizes.C);
+  w.memory_bytes = memory_bytes<F>(a.sizes);
+  w.memories = arena.take<char>(group * w.memory_bytes);
+  w.scratch_bytes = measure.used;
+  w.scratch = arena.take<char>(a.parallel.threads * w.scratch_bytes);
+  return w;
+}
+
+template <typename F>
+static Memory<F> memory_at(const Sizes& s, char* memories, size_t bytes, int64_t index) {
+  Arena arena{memories + index * bytes};
+  return take_memory<F>(s, arena);
+}
+
+// α for the caller, (T, N) of one image: zeros where a slot holds no word.
+template <typename T, typename F = Arithmetic<T>>
+static void write_attention(const Sizes& s, const Memory<F>& memory, const F* scores, T* attention, int64_t start,
+                            int64_t count) {
+  int64_t packed = 0;
+  for (int64_t t = 0; t < s.T; ++t) {
+    T* row = attention + t * s.N + start;
+    if (packed < memory.slots[0] && memory.slots[1 + packed] == t) {
+      write_row(scores + packed * kTile, count, row);
+      ++packed;
+    } else {
+      memset(static_cast<void*>(row), 0, sizeof(T) * count);
+    }
+  }
+}
+
+// out = (1 - γ) h + γ o, written over o.
+template <typename F>
+static void respond_tile(const Sizes& s, const F* channels, const F* gate, F* o) {
+  for (int64_t c = 0; c < s.C; ++c) {
+    const F* gamma = gate + (s.R > 1 ? c * kTile : 0);
+    for (int64_t n = 0; n < kTile; n += kLanes<F>) {
+      const Vector<F> g = load<F>(gamma + n), h = load<F>(channels + c * kTile + n);
+      store<F>(o + c * kTile + n, (F(1) - g) * h + g * load<F>(o + c * kTile + n));
+    }
+  }
+}
+
+template <typename T, typename F = Arithmetic<T>>
+static void forward_chunk(const ForwardArguments& a, const Weights<F>& weights, const Memory<F>& memory, int64_t image,
+                          int64_t chunk, ForwardScratch<F> scratch) {
+  const Sizes& s = a.sizes;
+  const int64_t size = chunks_of(s).size, end = smaller(s.N, (chunk + 1) * size);
+  const Plane<const T> h = plane(static_cast<const T*>(a.inputs[kImage]), s, a.channels_last, image);
+  const Plane<T> out = plane(static_cast<T*>(a.out), s, a.channels_last, image);
+  for (int64_t start = chunk * size; start < end; start += kTile) {
+    const int64_t count = smaller(kTile, end - start);
+    read_tile(h, start, count, scratch.channels, scratch.positions, false);
+    prefetch_tile<true>(out, start, end);
+    address_tile(s, memory, weights.response_gate_bias, scratch.channels, scratch.scores);
+    if (a.attention) {
+      T* attention = static_cast<T*>(a.attention) + image * s.T * s.N;
+      write_attention(s, memory, scratch.scores, attention, start, count);
+    }
+    prefetch_tile<false>(h, start + kTile, end);
+    read_values(s, memory, scratch.scores, scratch.o);
+    respond_tile(s, scratch.channels, scratch.scores + memory.slots[0] * kTile, scratch.o);
+    write_tile(scratch.o, out, start, count, scratch.positions);
+  }
+}
+
+template <typename T, typename F = Arithmetic<T>>
+static void mean_of_group(const ForwardArguments& a, const ForwardWorkspace<F>& w, int64_t first, int64_t images) {
+  const Sizes& s = a.sizes;
+  const Chunks chunks = chunks_of(s);
+  for_each(a.parallel, images * chunks.count, [&](int64_t task, int64_t thread) {
+    const int64_t image = first + task / chunks.count, start = task % chunks.count * chunks.size;
+    const Plane<const T> h = plane(static_cast<const T*>(a.inputs[kImage]), s, a.channels_last, image);
+    F* row = reinterpret_cast<F*>(w.scratch + thread * w.scratch_bytes);
+    sum_chunk(h, start, smaller(s.N, start + chunks.size), w.sums + task * s.C, row);
+  });
+}
+
+template <typename T, typename F = Arithmetic<T>>
+static void forward_group(const ForwardArguments& a, const ForwardWorkspace<F>& w, int64_t first, int64_t images) {
+  const Sizes& s = a.sizes;
+  const int64_t chunks = chunks_of(s).count;
+  mean_of_group<T>(a, w, first, images);
+  for_each(a.parallel, images, [&](int64_t i, int64_t) {
+    const int64_t image = first + i;
+    F* mean = static_cast<F*>(a.mean) + image * s.C;
+    mean_of_chunks(w.sums + i * chunks * s.C, chunks, s.C, s.N, mean);
+    prepare_memory(s, a.options, w.weights, static_cast<const T*>(a.inputs[kWords]) + image * s.T * s.D,
+                   a.mask ? a.mask + image * s.T : nullptr, mean, memory_at<F>(s, w.memories, w.memory_bytes, i));
+  });
+  for_each(a.parallel, images * chunks, [&](int64_t task, int64_t thread) {
+    const int64_t i = task / chunks;
+    Arena arena{w.scratch + thread * w.scratch_bytes};
+    forward_chunk<T>(a, w.weights, memory_at<F>(s, w.memories, w.memory_bytes, i), first + i, task % chunks,
+                     take_forward_scratch<F>(s, arena));
+  });
+}
+
+template <typename T>
+static void forward_typed(const ForwardArguments& a) {
+  Arena arena{static_cast<char*>(a.workspace)};
+  const auto workspace = take_forward_workspace<T>(a, arena);
+  const int64_t group = group_size(a.sizes, sizeof(T));
+  for (int64_t first = 0; first < a.sizes.B; first += group) {
+    forward_group<T>(a, workspace, first, smaller(group, a.sizes.B - first));
+  }
+}
+
+template <typename T>
+static size_t forward_workspace_typed(const ForwardArguments& a) {
+  Arena measure{nullptr};
+  take_forward_workspace<T>(a, measure);
+  return measure.used;
+}
+
+}  // namespace kvmem::cpu::KVMEM_ISA

@@ -1,0 +1,168 @@
+// From the gradients of the memory's tables back through values, keys and memory writing, for one image.
+#pragma once
+
+#include "gradients.h"
+
+namespace kvmem::cpu::KVMEM_ISA {
+
+// out = the sum of `chunks` arrays of n elements, `pitch` bytes apart, added in order in float64.
+template <typename F>
+static void sum_chunks(const F* first, size_t pitch, int64_t chunks, int64_t n, F* out) {
+  constexpr int64_t block = 64;
+  for (int64_t start = 0; start < n; start += block) {
+    double sums[block] = {};
+    const int64_t count = smaller(block, n - start);
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const F* part = reinterpret_cast<const F*>(reinterpret_cast<const char*>(first) + chunk * pitch) + start;
+      for (int64_t i = 0; i < count; ++i) sums[i] += part[i];
+    }
+    for (int64_t i = 0; i < count; ++i) out[start + i] = static_cast<F>(sums[i]);
+  }
+}
+
+// `first` are the first chunk's tables; the following chunks' lie `pitch` bytes apart.
+template <typename F>
+static void sum_tables(const Sizes& s, int64_t slots, const TableGradients<F>& first, size_t pitch, int64_t chunks,
+                       const TableGradients<F>& out) {
+  const int64_t Cp = round_up(s.C, kLanes<F>), Tp = round_up(s.T, kLanes<F>);
+  sum_chunks(first.addressing, pitch, chunks, (slots + s.R) * Cp, out.addressing);
+  sum_chunks(first.values, pitch, chunks, slots * Cp, out.values);
+  sum_chunks(first.response, pitch, chunks, slots * out.response_pitch, out.response);
+  sum_chunks(first.gate_bias, pitch, chunks, s.R * kLanes<F>, out.gate_bias);
+  memset(out.values + slots * Cp, 0, sizeof(F) * (Tp - slots) * Cp);
+  if (s.R > 1) return;
+  for (int64_t t = 0; t < slots; ++t) {
+    F* lanes = out.response + t * out.response_pitch;
+    lanes[0] = sum_lanes<F>(load<F>(lanes));
+  }
+}
+
+// x (features, Tp) = 0 where φ is flat.
+template <typename F>
+static void through_activation(const F* activated, int64_t features, int64_t Tp, bool relu, F* x) {
+  if (!relu) return;
+  for (int64_t i = 0; i < features * Tp; i += kLanes<F>) {
+    store<F>(x + i, load<F>(activated + i) > F(0) ? load<F>(x + i) : Vector<F>{});
+  }
+}
+
+// dv_t += W_g's second half^T Σ_n α_t dz, then through φ; likewise dk_t.
+template <typename F>
+static void keys_and_values_backward(const Sizes& s, const Options& options, const Weights<F>& w, const Memory<F>& m,
+                                     const MemoryGradients<F>& g) {
+  const int64_t Cp = round_up(s.C, kLanes<F>), slots = m.slots[0];
+  const TableGradients<F>& tables = g.tables;
+  gemm<F>(slots, Cp, s.R, {tables.response, tables.response_pitch, 1}, w.response_padded, Cp, tables.values, Cp, true);
+  transpose(tables.values, Cp, m.Tp, Cp, g.values, m.Tp);
+  memset(g.keys, 0, sizeof(F) * Cp * m.Tp);
+  for (int64_t t = 0; t < slots; ++t) {
+    for (int64_t c = 0; c < s.C; ++c) g.keys[c * m.Tp + t] = tables.addressing[t * Cp + c];
+  }
+  through_activation(m.values, s.C, m.Tp, options.relu, g.values);
+  through_activation(m.keys, s.C, m.Tp, options.relu, g.keys);
+}
+
+// dg_t for a scalar gate: the sum over m of dm ⊙ (word - image), in parts of 32, since the error grows with the chain.
+template <typename F>
+static void scalar_gate_gradient(const Sizes& s, const Memory<F>& m, const MemoryGradients<F>& g) {
+  for (int64_t t = 0; t < m.Tp; t += kLanes<F>) {
+    Vector<F> total = {};
+    for (int64_t first = 0; first < s.M; first += 32) {
+      Vector<F> part = {};
+      for (int64_t i = first; i < smaller(s.M, first + 32); ++i) {
+        part += load<F>(g.memory + i * m.Tp + t) * (load<F>(m.word_part + i * m.Tp + t) - m.image_part[i]);
+      }
+      total += part;
+    }
+    store<F>(g.gate + t, total);
+  }
+}
+
+template <typename F>
+static void vector_gate_gradient(const Sizes& s, const Memory<F>& m, const MemoryGradients<F>& g) {
+  for (int64_t i = 0; i < s.M; ++i) {
+    for (int64_t t = 0; t < m.Tp; t += kLanes<F>) {
+      const int64_t at = i * m.Tp + t;
+      store<F>(g.gate + at, load<F>(g.memory + at) * (load<F>(m.word_part + at) - m.image_part[i]));
+    }
+  }
+}
+
+// From dg to what stands inside σ, and its sum over slots.
+template <typename F>
+static void through_write_gate(const Sizes& s, const Options& options, const Memory<F>& m,
+                               const MemoryGradients<F>& g) {
+  for (int64_t i = 0; i < s.G; ++i) {
+    Vector<F> sum = {};
+    for (int64_t t = 0; t < m.Tp; t += kLanes<F>) {
+      F* p = g.gate + i * m.Tp + t;
+      const Vector<F> gate = load<F>(m.gate + i * m.Tp + t);
+      if (!options.linear_write_gate) store<F>(p, load<F>(p) * gate * (F(1) - gate));
+      sum += load<F>(p);
+    }
+    g.gate_sum[i] = sum_lanes<F>(sum);
+  }
+}
+
+// dm, and from m_t = g_t ⊙ word_t + (1 - g_t) ⊙ image the gradients of all three.
+template <typename F>
+static void write_memory_backward(const Sizes& s, const Options& options, const Weights<F>& w, const Memory<F>& m,
+                                  const MemoryGradients<F>& g) {
+  const int64_t Tp = m.Tp;
+  gemm<F>(s.M, Tp, s.C, {w.key, 1, s.M}, g.keys, Tp, g.memory, Tp);
+  gemm<F>(s.M, Tp, s.C, {w.value, 1, s.M}, g.values, Tp, g.memory, Tp, true);
+  if (s.G > 1) {
+    vector_gate_gradient(s, m, g);
+  } else {
+    scalar_gate_gradient(s, m, g);
+  }
+  through_write_gate(s, options, m, g);
+  for (int64_t i = 0; i < s.M; ++i) {
+    Vector<F> image = {};
+    for (int64_t t = 0; t < Tp; t += kLanes<F>) {
+      const Vector<F> gate = load<F>(m.gate + (s.G > 1 ? i * Tp : 0) + t), dm = load<F>(g.memory + i * Tp + t);
+      store<F>(g.word_part + i * Tp + t, gate * dm);
+      image += (F(1) - gate) * dm;
+    }
+    g.image_part[i] = options.relu && !(m.image_part[i] > F(0)) ? F(0) : sum_lanes<F>(image);
+  }
+  through_activation(m.word_part, s.M, Tp, options.relu, g.word_part);
+}
+
+// dw (Tp, Dp) for the packed slots.
+template <typename F>
+static void words_backward(const Sizes& s, const Weights<F>& w, const Memory<F>& m, const MemoryGradients<F>& g) {
+  const int64_t Dp = round_up(s.D, kLanes<F>);
+  gemm<F>(s.D, m.Tp, s.M, {w.write_word, 1, s.D}, g.word_part, m.Tp, g.words_t, m.Tp);
+  gemm<F>(s.D, m.Tp, s.G, {w.gate_word, 1, s.D}, g.gate, m.Tp, g.words_t, m.Tp, true);
+  memset(g.words_t + s.D * m.Tp, 0, sizeof(F) * (Dp - s.D) * m.Tp);
+  transpose(g.words_t, m.Tp, Dp, m.Tp, g.words, Dp);
+}
+
+// y[0, n) += x W, W (rows, n).
+template <typename F>
+static void add_vector_matrix(const F* x, const F* weight, int64_t rows, int64_t n, F* y) {
+  for (int64_t row = 0; row < rows; ++row) {
+    int64_t i = 0;
+    const F* line = weight + row * n;
+    for (; i + kLanes<F> <= n; i += kLanes<F>) store<F>(y + i, load<F>(y + i) + x[row] * load<F>(line + i));
+    for (; i < n; ++i) y[i] += x[row] * line[i];
+  }
+}
+
+template <typename F>
+static void memory_backward(const Sizes& s, const Options& options, const Weights<F>& w, const Memory<F>& m,
+                            const MemoryGradients<F>& g) {
+  const int64_t Cp = round_up(s.C, kLanes<F>), Mp = round_up(s.M, kLanes<F>);
+  keys_and_values_backward(s, options, w, m, g);
+  write_memory_backward(s, options, w, m, g);
+  words_backward(s, w, m, g);
+  memset(g.mean, 0, sizeof(F) * s.C);
+  add_vector_matrix(g.image_part, w.write_image, s.M, s.C, g.mean);
+  add_vector_matrix(g.gate_sum, w.gate_image, s.G, s.C, g.mean);
+  // Padding rows of m and v may hold anything: their transposes' padding columns are never written out.
+  transpose(m.memory, m.Tp, Mp, m.Tp, g.memory_t, Mp);
+  transpose(m.values, m.Tp, Cp, m.Tp, g.values_t, Cp);
+}
+
+}  // namespace kvmem::cpu::KVMEM_ISA

@@ -1,0 +1,140 @@
+// Steps 1 to 3 for the slots of one image: memory writing, keys, values (docs/layer.md).
+//
+// Matrices lie feature-major, (features, Tp), with the slots that hold a word packed into the first `slots` of Tp
+// columns: masked slots cost nothing afterwards, and weights are read as they are, without a transpose.
+#pragma once
+
+#include "gemm.h"
+#include "tile.h"
+#include "weights.h"
+
+namespace kvmem::cpu::KVMEM_ISA {
+
+template <typename F>
+struct Memory {
+  int64_t Tp;       // T rounded up to whole vectors
+  int64_t* slots;   // slots[0] is the count, then the indices of the slots that hold a word
+  F* words;         // w    (T, Dp)
+  F* words_t;       // w^T  (Dp, Tp)
+  F* gate;          // g    (G, Tp)
+  F* word_part;     // φ(W_w w + b_w)  (M, Tp)
+  F* image_part;    // φ(W_r r + b_r)  (M)
+  F* memory;        // m    (M, Tp)
+  F* keys;          // k    (C, Tp)
+  F* values;        // v    (C, Tp)
+  F* addressing;    // rows k_t (slots), then the rows of W_g that meet h (R): (T + R, C)
+  F* response;      // u = W_g's other half times v  (R, Tp)
+};
+
+template <typename F>
+static Memory<F> take_memory(const Sizes& s, Arena& arena) {
+  const int64_t Tp = round_up(s.T, kLanes<F>), Cp = round_up(s.C, kLanes<F>), Dp = round_up(s.D, kLanes<F>);
+  Memory<F> memory;
+  memory.Tp = Tp;
+  memory.slots = arena.take<int64_t>(s.T + 1);
+  memory.words = arena.take<F>(Tp * Dp);
+  memory.words_t = arena.take<F>(Dp * Tp);
+  memory.gate = arena.take<F>(s.G * Tp);
+  memory.word_part = arena.take<F>(s.M * Tp);
+  memory.image_part = arena.take<F>(s.M);
+  memory.memory = arena.take<F>(round_up(s.M, kLanes<F>) * Tp);
+  memory.keys = arena.take<F>(Cp * Tp);
+  memory.values = arena.take<F>(Cp * Tp);
+  memory.addressing = arena.take<F>((s.T + s.R) * s.C);
+  memory.response = arena.take<F>(s.R * Tp);
+  return memory;
+}
+
+template <typename T, typename F = Arithmetic<T>>
+static void pack_words(const Sizes& s, const T* words, const bool* mask, const Memory<F>& out) {
+  const int64_t Dp = round_up(s.D, kLanes<F>);
+  int64_t count = 0;
+  for (int64_t t = 0; t < s.T; ++t) {
+    if (mask && !mask[t]) continue;
+    read_row(words + t * s.D, s.D, out.words + count * Dp, Dp);
+    out.slots[++count] = t;
+  }
+  out.slots[0] = count;
+  memset(out.words + count * Dp, 0, sizeof(F) * (out.Tp - count) * Dp);
+  transpose(out.words, Dp, out.Tp, Dp, out.words_t, out.Tp);
+}
+
+template <typename F>
+static F dot(const F* a, const F* b, int64_t n) {
+  Vector<F> lanes = {};
+  F rest = 0;
+  int64_t i = 0;
+  for (; i + kLanes<F> <= n; i += kLanes<F>) lanes += load<F>(a + i) * load<F>(b + i);
+  for (; i < n; ++i) rest += a[i] * b[i];
+  return sum_lanes<F>(lanes) + rest;
+}
+
+// y (features, Tp) = φ(W x + b), W (features, depth).
+template <typename F>
+static void linear(const F* weight, const F* bias, int64_t features, int64_t depth, const F* x, int64_t Tp, F* y,
+                   bool relu) {
+  gemm<F>(features, Tp, depth, {weight, depth, 1}, x, Tp, y, Tp);
+  for (int64_t f = 0; f < features; ++f) {
+    for (int64_t t = 0; t < Tp; t += kLanes<F>) {
+      F* p = y + f * Tp + t;
+      store<F>(p, relu_if<F>(load<F>(p) + bias[f], relu));
+    }
+  }
+}
+
+// g_t = σ(A w_t + B r)
+template <typename F>
+static void write_gate(const Sizes& s, const Options& options, const Weights<F>& w, const F* mean,
+                       const Memory<F>& out) {
+  gemm<F>(s.G, out.Tp, s.D, {w.gate_word, s.D, 1}, out.words_t, out.Tp, out.gate, out.Tp);
+  for (int64_t g = 0; g < s.G; ++g) {
+    const F image = dot(w.gate_image + g * s.C, mean, s.C);
+    for (int64_t t = 0; t < out.Tp; t += kLanes<F>) {
+      F* p = out.gate + g * out.Tp + t;
+      const Vector<F> sum = load<F>(p) + image;
+      store<F>(p, options.linear_write_gate ? sum : sigmoid<F>(sum));
+    }
+  }
+}
+
+// m_t = g_t ⊙ φ(W_w w_t + b_w) + (1 - g_t) ⊙ φ(W_r r + b_r)
+template <typename F>
+static void write_memory(const Sizes& s, const Options& options, const Weights<F>& w, const F* mean,
+                         const Memory<F>& out) {
+  write_gate(s, options, w, mean, out);
+  linear(w.write_word, w.write_word_bias, s.M, s.D, out.words_t, out.Tp, out.word_part, options.relu);
+  for (int64_t m = 0; m < s.M; ++m) {
+    const F x = dot(w.write_image + m * s.C, mean, s.C) + w.write_image_bias[m];
+    out.image_part[m] = options.relu && x < F(0) ? F(0) : x;
+    const F* gate = out.gate + (s.G > 1 ? m * out.Tp : 0);
+    for (int64_t t = 0; t < out.Tp; t += kLanes<F>) {
+      const Vector<F> g = load<F>(gate + t);
+      store<F>(out.memory + m * out.Tp + t, g * load<F>(out.word_part + m * out.Tp + t) + (F(1) - g) * out.image_part[m]);
+    }
+  }
+}
+
+// k_t = φ(K m_t + b_k), v_t = φ(V m_t + b_v), and the tables that the pixel pass multiplies by.
+template <typename F>
+static void read_out_memory(const Sizes& s, const Options& options, const Weights<F>& w, const Memory<F>& out) {
+  linear(w.key, w.key_bias, s.C, s.M, out.memory, out.Tp, out.keys, options.relu);
+  linear(w.value, w.value_bias, s.C, s.M, out.memory, out.Tp, out.values, options.relu);
+  const int64_t slots = out.slots[0];
+  for (int64_t t = 0; t < slots; ++t) {
+    for (int64_t c = 0; c < s.C; ++c) out.addressing[t * s.C + c] = out.keys[c * out.Tp + t];
+  }
+  for (int64_t r = 0; r < s.R; ++r) {
+    memcpy(out.addressing + (slots + r) * s.C, w.response_gate + r * 2 * s.C, sizeof(F) * s.C);
+  }
+  gemm<F>(s.R, out.Tp, s.C, {w.response_gate + s.C, 2 * s.C, 1}, out.values, out.Tp, out.response, out.Tp);
+}
+
+template <typename T, typename F = Arithmetic<T>>
+static void prepare_memory(const Sizes& s, const Options& options, const Weights<F>& w, const T* words,
+                           const bool* mask, const F* mean, const Memory<F>& out) {
+  pack_words(s, words, mask, out);
+  write_memory(s, options, w, mean, out);
+  read_out_memory(s, options, w, out);
+}
+
+}  // namespace kvmem::cpu::KVMEM_ISA

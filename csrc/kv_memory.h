@@ -1,0 +1,100 @@
+// What a key-value memory kernel is given: sizes, options and pointers, nothing of torch and nothing of CUDA.
+//
+// Letters as in docs/equations.md: B images, C image channels, N positions, T memory slots, D word channels,
+// M memory channels, G = 1 or M rows of the write gate, R = 1 or C rows of the response gate.
+// These structs have no member functions: the kernel files are compiled for several instruction sets, and an inline
+// function shared between them could be linked in its widest form and then run on a machine without it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace kvmem {
+
+enum class DataType { float32, float64, bfloat16, float16 };
+
+struct Sizes {
+  int64_t B, C, N, T, D, M, G, R;
+};
+
+struct Options {
+  bool linear_write_gate;
+  bool relu;
+  bool detach_mean;
+};
+
+// Bit i of `needs` asks for gradient i, in the order of the operator's arguments.
+enum Input : int {
+  kImage,
+  kWords,
+  kGateWord,           // (G, D)
+  kGateImage,          // (G, C)
+  kWriteWordWeight,    // (M, D)
+  kWriteWordBias,      // (M)
+  kWriteImageWeight,   // (M, C)
+  kWriteImageBias,     // (M)
+  kKeyWeight,          // (C, M)
+  kKeyBias,            // (C)
+  kValueWeight,        // (C, M)
+  kValueBias,          // (C)
+  kResponseGateWeight, // (R, 2C): the first C columns meet h, the last C meet o
+  kResponseGateBias,   // (R)
+  kInputs
+};
+
+// The framework's thread pool: calls body(index, thread, context) for every index below count.
+struct Parallel {
+  using Body = void (*)(int64_t index, int64_t thread, const void* context);
+  void (*run)(int64_t count, Body body, const void* context);
+  int64_t threads;
+};
+
+// `inputs` and `gradients` are in `type`; `mean` and the workspace are in the type of the arithmetic: float64 where
+// `type` is float64, else float32. The image and what is shaped like it lie as (B, C, N), or (B, N, C) if channels_last;
+// all else is contiguous.
+struct ForwardArguments {
+  Sizes sizes;
+  Options options;
+  DataType type;
+  bool channels_last;
+  const void* inputs[kInputs];
+  const bool* mask;  // (B, T), null: every slot holds a word
+  void* out;
+  void* attention;  // (B, T, N) or null
+  void* mean;       // (B, C)
+  void* workspace;
+  Parallel parallel;
+};
+
+struct BackwardArguments {
+  Sizes sizes;
+  Options options;
+  DataType type;
+  bool channels_last;
+  const void* inputs[kInputs];
+  const bool* mask;
+  const void* mean;
+  const void* grad_out;
+  const void* grad_attention;  // (B, T, N) or null
+  void* gradients[kInputs];    // null: not needed
+  void* workspace;
+  Parallel parallel;
+};
+
+namespace cpu {
+
+// Bytes of workspace, 64-byte aligned, that a call with these arguments needs (its workspace pointer is not read).
+size_t forward_workspace(const ForwardArguments& arguments);
+size_t backward_workspace(const BackwardArguments& arguments);
+void forward(const ForwardArguments& arguments);
+void backward(const BackwardArguments& arguments);
+
+enum class Isa { generic, avx2, avx512 };
+constexpr int kIsas = 3;
+const char* isa_name(Isa isa);
+bool isa_available(Isa isa);  // compiled in, and this machine runs it
+Isa isa_in_use();
+void use_isa(Isa isa);  // the caller has checked isa_available
+
+}  // namespace cpu
+}  // namespace kvmem

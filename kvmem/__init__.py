@@ -1,0 +1,16 @@
+"""The key-value memory layer of KVM-GAN and DM-GAN, fused for the CPU.
+
+`KVMemoryLayer` is the layer, `kv_memory` the same as a function of tensors, `backends()` says what can run here.
+"""
+
+from kvmem.torch_version import require_torch
+
+# Before anything that needs it: the extension can't be loaded into an older torch.
+require_torch()
+
+from kvmem.backends import backends  # noqa: E402
+from kvmem.functional import kv_memory  # noqa: E402
+from kvmem.layer import KVMemoryLayer  # noqa: E402
+
+__version__ = "0.1.0"
+__all__ = ["KVMemoryLayer", "__version__", "backends", "kv_memory"]

@@ -1,0 +1,116 @@
+"""What `kv_memory` refuses, and the words it refuses it in."""
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+WRITE_GATES = ("sigmoid", "linear")
+ACTIVATIONS = ("relu", "identity")
+GATE_WIDTHS = ("scalar", "vector")
+WEIGHT_NAMES = (
+    "gate_word",
+    "gate_image",
+    "write_word_weight",
+    "write_word_bias",
+    "write_image_weight",
+    "write_image_bias",
+    "key_weight",
+    "key_bias",
+    "value_weight",
+    "value_bias",
+    "response_gate_weight",
+    "response_gate_bias",
+)
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ValueError where an option has none of its values."""
+    if value not in choices:
+        expected = " or ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name}: got {value!r}, expected {expected}")
+
+
+def check_tensors(image: Tensor, words: Tensor, mask: Tensor | None, weights: tuple[Tensor, ...]) -> None:
+    """Raises ValueError or TypeError where the arguments of `kv_memory` don't fit together.
+
+    weights: the twelve tensors of `WEIGHT_NAMES`, in that order. Sizes are read off image (B, C, H, W), words
+    (B, T, D), the rows of write_word_weight (M), gate_word (1 or M) and response_gate_weight (1 or C).
+    """
+    gate_word, _, write_word_weight, *_, response_gate_weight, _ = weights
+    _check_rank("image", image, 4, "(B, C, H, W)")
+    _check_rank("words", words, 3, "(B, T, D)")
+    _check_rank("gate_word", gate_word, 2, "(1 or M, D)")
+    _check_rank("write_word_weight", write_word_weight, 2, "(M, D)")
+    _check_rank("response_gate_weight", response_gate_weight, 2, "(1 or C, 2C)")
+    batch, channels, height, width = image.shape
+    if height * width == 0:
+        raise ValueError(
+            f"image: got shape {tuple(image.shape)}, which has no position, expected H and W of at least 1"
+        )
+    if image.dtype not in DTYPES:
+        raise TypeError(f"image: got dtype {image.dtype}, expected one of {', '.join(map(str, DTYPES))}")
+    if words.shape[0] != batch:
+        raise ValueError(f"words: got batch size {words.shape[0]}, expected {batch} as in image")
+    _check_like_image("words", words, image.dtype, image.device)
+
+    memory_channels, gates, response_gates = (
+        write_word_weight.shape[0],
+        gate_word.shape[0],
+        response_gate_weight.shape[0],
+    )
+    _check_gate_width("gate_word", gates, memory_channels)
+    _check_gate_width("response_gate_weight", response_gates, channels)
+    expected = (
+        (gates, words.shape[2]),
+        (gates, channels),
+        (memory_channels, words.shape[2]),
+        (memory_channels,),
+        (memory_channels, channels),
+        (memory_channels,),
+        (channels, memory_channels),
+        (channels,),
+        (channels, memory_channels),
+        (channels,),
+        (response_gates, 2 * channels),
+        (response_gates,),
+    )
+    for name, tensor, shape in zip(WEIGHT_NAMES, weights, expected, strict=True):
+        _check_tensor(name, tensor)
+        if tensor.shape != shape:
+            raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {shape}")
+        _check_like_image(name, tensor, image.dtype, image.device)
+    if mask is not None:
+        _check_mask(mask, (batch, words.shape[1]), image.device)
+
+
+def _check_tensor(name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: got {type(tensor).__name__}, expected a Tensor")
+
+
+def _check_rank(name: str, tensor: Tensor, rank: int, shape: str) -> None:
+    _check_tensor(name, tensor)
+    if tensor.dim() != rank:
+        raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {rank} dimensions {shape}")
+
+
+def _check_gate_width(name: str, gates: int, channels: int) -> None:
+    if gates != 1 and gates != channels:
+        raise ValueError(f"{name}: got {gates} rows, expected 1 (scalar gate) or {channels} (vector gate)")
+
+
+def _check_like_image(name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+    if tensor.dtype != dtype:
+        raise TypeError(f"{name}: got dtype {tensor.dtype}, expected {dtype} as in image")
+    if tensor.device != device:
+        raise ValueError(f"{name}: got device {tensor.device}, expected {device} as in image")
+
+
+def _check_mask(mask: Tensor, shape: tuple[int, int], device: torch.device) -> None:
+    _check_tensor("mask", mask)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask: got dtype {mask.dtype}, expected torch.bool, True where the slot holds a word")
+    if mask.shape != shape:
+        raise ValueError(f"mask: got shape {tuple(mask.shape)}, expected {shape}: (B, T)")
+    if mask.device != device:
+        raise ValueError(f"mask: got device {mask.device}, expected {device} as in image")

@@ -1,0 +1,105 @@
+"""The key-value memory layer as a function of tensors."""
+
+import torch
+from torch import Tensor
+
+from kvmem import ops
+from kvmem.backends import pick_backend
+from kvmem.checks import ACTIVATIONS, WRITE_GATES, check_choice, check_tensors
+from kvmem.reference import kv_memory_reference
+
+
+def kv_memory(
+    image: Tensor,
+    words: Tensor,
+    mask: Tensor | None = None,
+    *,
+    gate_word: Tensor,
+    gate_image: Tensor,
+    write_word_weight: Tensor,
+    write_word_bias: Tensor,
+    write_image_weight: Tensor,
+    write_image_bias: Tensor,
+    key_weight: Tensor,
+    key_bias: Tensor,
+    value_weight: Tensor,
+    value_bias: Tensor,
+    response_gate_weight: Tensor,
+    response_gate_bias: Tensor,
+    write_gate: str = "sigmoid",
+    activation: str = "relu",
+    detach_mean: bool = False,
+    return_attention: bool = False,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Refines image features by a memory written from word features; `kvmem.KVMemoryLayer` is this with parameters.
+
+    With B images of C channels, T slots of D word channels, M memory channels:
+
+    - image (B, C, H, W), any strides; words (B, T, D); mask (B, T) bool, True where the slot holds a word (None: all
+      do). What stands in a slot without a word doesn't matter. An image without any word gets a response of zero.
+    - gate_word (G, D), gate_image (G, C), where G is 1 (scalar write gate) or M (vector write gate)
+    - write_word_weight (M, D), write_word_bias (M,), write_image_weight (M, C), write_image_bias (M,)
+    - key_weight (C, M), key_bias (C,), value_weight (C, M), value_bias (C,)
+    - response_gate_weight (R, 2C), response_gate_bias (R,), where R is 1 or C; the first C inputs are the image
+    - write_gate "sigmoid" or "linear", activation "relu" or "identity", detach_mean: no gradient through the mean of
+      image that the memory is written with; backend: a name of `kvmem.backends()`, None picks
+
+    Returns the refined features, with image's shape, dtype and memory format; with return_attention also the attention
+    (B, T, H, W), which sums to 1 over the slots that hold a word. Both are differentiable, any number of times.
+
+    Under `torch.autocast` floating-point tensors other than float64 are cast to the autocast dtype first.
+
+    Raises ValueError or TypeError, naming the argument, where ranks, shapes, dtypes, devices or options don't fit, and
+    RuntimeError where the chosen backend can't run. Source: the KVM-GAN draft, section 3.2; DM-GAN (CVPR 2019).
+    """
+    weights = (
+        gate_word,
+        gate_image,
+        write_word_weight,
+        write_word_bias,
+        write_image_weight,
+        write_image_bias,
+        key_weight,
+        key_bias,
+        value_weight,
+        value_bias,
+        response_gate_weight,
+        response_gate_bias,
+    )
+    check_choice("write_gate", write_gate, WRITE_GATES)
+    check_choice("activation", activation, ACTIVATIONS)
+    options = (write_gate == "linear", activation == "relu", detach_mean)
+    device = image.device.type if isinstance(image, Tensor) else "cpu"
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        image, words, *weights = _cast((image, words, *weights), torch.get_autocast_dtype(device))
+        with torch.autocast(device, enabled=False):
+            return _run(image, words, mask, tuple(weights), options, return_attention, backend)
+    return _run(image, words, mask, weights, options, return_attention, backend)
+
+
+def _run(
+    image: Tensor,
+    words: Tensor,
+    mask: Tensor | None,
+    weights: tuple[Tensor, ...],
+    options: tuple[bool, bool, bool],
+    return_attention: bool,
+    backend: str | None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    check_tensors(image, words, mask, weights)
+    if pick_backend(backend, image.device.type) == "cpu":
+        out, attention = ops.kv_memory(image, words, mask, weights, options, return_attention)
+    else:
+        out, attention = kv_memory_reference(image, words, mask, *weights, *options)
+    return (out, attention) if return_attention else out
+
+
+def _cast(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
+    """Autocast's rule for the operators that it runs in lower precision."""
+    return [
+        tensor.to(dtype)
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dtype != torch.float64
+        else tensor
+        for tensor in tensors
+    ]

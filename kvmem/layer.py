@@ -1,0 +1,109 @@
+"""The key-value memory layer as a module."""
+
+import torch
+from torch import Tensor, nn
+
+from kvmem.backends import check_backend
+from kvmem.checks import ACTIVATIONS, GATE_WIDTHS, WRITE_GATES, check_choice
+from kvmem.functional import kv_memory
+
+
+class KVMemoryLayer(nn.Module):
+    """Refines image features (B, C, H, W) by a key-value memory written from word features (B, T, D).
+
+    1. Memory writing: with r the mean of the image features over the positions, every word w_t writes the slot
+       m_t = g_t φ(W_w w_t + b_w) + (1 - g_t) φ(W_r r + b_r) under the gate g_t = σ(A w_t + B r).
+    2. Key addressing: α_{t,n} = softmax over the slots of k_t · h_n, with keys k_t = φ(K m_t + b_k).
+    3. Value reading: o_n = Σ_t α_{t,n} v_t, with values v_t = φ(V m_t + b_v).
+    4. Gated response: (1 - γ_n) h_n + γ_n o_n under the gate γ_n = σ(W_g [h_n, o_n] + b_g).
+
+    Arguments: image_channels C; word_channels D; memory_channels M, 2C where None; write_gate "sigmoid" or "linear" (no
+    σ on g); write_gate_width and response_gate_width, "scalar" (one gate a slot, a position) or "vector" (one a
+    channel); activation φ, "relu" or "identity"; detach_mean: no gradient through r; backend: a name of
+    `kvmem.backends()`, None picks.
+
+    Parameters: gate_word (A), gate_image (B), write_word, write_image, key, value, response_gate, each an `nn.Linear`.
+
+    Raises ValueError for a channel count below 1, an unknown option value or backend name, and RuntimeError for a
+    backend that can't run in this process. Source: the KVM-GAN draft, section 3.2, as DM-GAN (CVPR 2019) settled it.
+    """
+
+    def __init__(
+        self,
+        image_channels: int,
+        word_channels: int,
+        memory_channels: int | None = None,
+        *,
+        write_gate: str = "sigmoid",
+        write_gate_width: str = "scalar",
+        response_gate_width: str = "scalar",
+        activation: str = "relu",
+        detach_mean: bool = False,
+        backend: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        memory_channels = 2 * image_channels if memory_channels is None else memory_channels
+        for name in ("image_channels", "word_channels", "memory_channels"):
+            if locals()[name] < 1:
+                raise ValueError(f"{name}: got {locals()[name]}, expected at least 1")
+        check_choice("write_gate", write_gate, WRITE_GATES)
+        check_choice("write_gate_width", write_gate_width, GATE_WIDTHS)
+        check_choice("response_gate_width", response_gate_width, GATE_WIDTHS)
+        check_choice("activation", activation, ACTIVATIONS)
+        if backend is not None:
+            check_backend(backend)
+        self.image_channels, self.word_channels, self.memory_channels = image_channels, word_channels, memory_channels
+        self.write_gate, self.write_gate_width = write_gate, write_gate_width
+        self.response_gate_width = response_gate_width
+        self.activation, self.detach_mean, self.backend = activation, detach_mean, backend
+
+        write_gates = memory_channels if write_gate_width == "vector" else 1
+        response_gates = image_channels if response_gate_width == "vector" else 1
+        where = {"device": device, "dtype": dtype}
+        self.gate_word = nn.Linear(word_channels, write_gates, bias=False, **where)
+        self.gate_image = nn.Linear(image_channels, write_gates, bias=False, **where)
+        self.write_word = nn.Linear(word_channels, memory_channels, **where)
+        self.write_image = nn.Linear(image_channels, memory_channels, **where)
+        self.key = nn.Linear(memory_channels, image_channels, **where)
+        self.value = nn.Linear(memory_channels, image_channels, **where)
+        self.response_gate = nn.Linear(2 * image_channels, response_gates, **where)
+
+    def forward(
+        self, image: Tensor, words: Tensor, mask: Tensor | None = None, return_attention: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """image (B, C, H, W), words (B, T, D), mask (B, T) bool, True where the slot holds a word (None: all do).
+
+        Returns the refined features, with image's shape, dtype and memory format; with return_attention also the
+        attention (B, T, H, W). Raises as `kvmem.kv_memory` does.
+        """
+        return kv_memory(
+            image,
+            words,
+            mask,
+            gate_word=self.gate_word.weight,
+            gate_image=self.gate_image.weight,
+            write_word_weight=self.write_word.weight,
+            write_word_bias=self.write_word.bias,
+            write_image_weight=self.write_image.weight,
+            write_image_bias=self.write_image.bias,
+            key_weight=self.key.weight,
+            key_bias=self.key.bias,
+            value_weight=self.value.weight,
+            value_bias=self.value.bias,
+            response_gate_weight=self.response_gate.weight,
+            response_gate_bias=self.response_gate.bias,
+            write_gate=self.write_gate,
+            activation=self.activation,
+            detach_mean=self.detach_mean,
+            return_attention=return_attention,
+            backend=self.backend,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.image_channels}, {self.word_channels}, {self.memory_channels}, write_gate={self.write_gate!r}, "
+            f"write_gate_width={self.write_gate_width!r}, response_gate_width={self.response_gate_width!r}, "
+            f"activation={self.activation!r}, detach_mean={self.detach_mean}, backend={self.backend!r}"
+        )

@@ -1,0 +1,101 @@
+"""What is timed: the shapes, the contenders for each, and the arithmetic and traffic that none of them can avoid."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+import kvmem
+
+DIRECTIONS = ("forward", "forward + backward")
+CONTENDERS = ("fused", "eager", "compiled")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One shape, in the letters of the layer's docstring; size is the height and the width."""
+
+    name: str
+    batch: int
+    image_channels: int
+    size: int
+    slots: int
+    word_channels: int
+    dtype: torch.dtype = torch.float32
+    memory_format: torch.memory_format = torch.contiguous_format
+
+    def flops(self, direction: str) -> float:
+        """Floating-point operations of the call, the slots' few exponentials left out.
+
+        A position takes 2C(2T+1) forward, the memory side 2(TDM + CM + 2TMC) an image. Backward takes three times as
+        much: it repeats the forward pass and multiplies by both factors of every product.
+        """
+        c, t, d = self.image_channels, self.slots, self.word_channels
+        m = 2 * c
+        forward = self.batch * (self.size**2 * 2 * c * (2 * t + 1) + 2 * (t * d * m + c * m + 2 * t * m * c))
+        return forward if direction == "forward" else 4 * forward
+
+    def copies(self, direction: str) -> float:
+        """Traffic in copies of the image: forward reads it and writes its like; backward reads two and writes one."""
+        return 1 if direction == "forward" else 2.5
+
+    def make_image(self) -> torch.Tensor:
+        image = torch.randn(self.batch, self.image_channels, self.size, self.size)
+        return image.to(self.dtype).contiguous(memory_format=self.memory_format)
+
+
+CASES = (
+    Case("main", 4, 64, 128, 18, 256),
+    Case("stage two", 10, 64, 64, 18, 256),
+    Case("small", 16, 32, 32, 18, 256),
+    Case("main, channels_last", 4, 64, 128, 18, 256, memory_format=torch.channels_last),
+    Case("main, bfloat16", 4, 64, 128, 18, 256, torch.bfloat16),
+)
+
+
+def make_contenders(case: Case, direction: str) -> dict[str, Callable[[], object]]:
+    """Name -> a function that runs the layer once on the same values.
+
+    fused is missing where kvmem has no compiled extension. Raises AssertionError where the contenders disagree.
+    """
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    image = case.make_image()
+    words = torch.randn(case.batch, case.slots, case.word_channels, dtype=case.dtype)
+    grad_out = torch.randn_like(image)
+    layers = {"eager": _make_layer(case, "eager")}
+    layers["compiled"] = torch.compile(layers["eager"], fullgraph=True, dynamic=False)
+    if kvmem.backends()["cpu"].available:
+        layers = {"fused": _make_layer(case, "cpu"), **layers}
+    backward = direction != "forward"
+    inputs = [image.requires_grad_(backward), words.requires_grad_(backward)]
+
+    def runner(layer: torch.nn.Module) -> Callable[[], object]:
+        def forward():
+            with torch.no_grad():
+                return (layer(image, words),)
+
+        def forward_and_backward():
+            return torch.autograd.grad(layer(image, words), [*inputs, *layer.parameters()], grad_out)
+
+        return forward_and_backward if backward else forward
+
+    contenders = {name: runner(layer) for name, layer in layers.items()}
+    _check_agreement(contenders, case.dtype)
+    return contenders
+
+
+def _make_layer(case: Case, backend: str) -> kvmem.KVMemoryLayer:
+    torch.manual_seed(1)
+    return kvmem.KVMemoryLayer(case.image_channels, case.word_channels, backend=backend, dtype=case.dtype)
+
+
+def _check_agreement(contenders: dict[str, Callable[[], object]], dtype: torch.dtype) -> None:
+    """A fast wrong answer is no contender: the first result of each is close to the eager one, relative to its size."""
+    expected = contenders["eager"]()
+    # In bfloat16 it is the eager gradients that are a tenth off: sums over positions of rounded terms that cancel.
+    tolerance = 1e-3 if dtype == torch.float32 else 0.25
+    for name, run in contenders.items():
+        for found, reference in zip(run(), expected, strict=True):
+            difference = (found.double() - reference.double()).norm()
+            assert difference <= tolerance * reference.double().norm(), f"{name} disagrees with eager"

@@ -1,0 +1,1 @@
+"""Text-to-image synthesis with key-value memory GANs (KVM-GAN), built on :mod:`kvmem`."""

@@ -1,0 +1,110 @@
+"""What the commands share: parsing with one-line errors, and exit statuses."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+from kvmgan.config import flatten
+from kvmgan.errors import UserError
+from kvmgan.training.interruption import Interrupted
+
+Command = TypeVar("Command")
+
+
+def parse(kind: type[Command], arguments: Sequence[str], *, prog: str, default: Command | None = None) -> Command:
+    """Fill the dataclass ``kind`` from command-line words.
+
+    Raises:
+        UserError: one line, for an unknown option or a value that doesn't fit.
+        SystemExit: after ``--help``.
+    """
+    complaint = io.StringIO()
+    extra = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(complaint):
+            command, unknown = tyro.cli(
+                kind,
+                args=list(arguments),
+                prog=prog,
+                return_unknown_args=True,
+                config=(tyro.conf.FlagCreatePairsOff,),
+                **extra,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(_one_line(complaint.getvalue(), prog)) from None
+    if unknown:
+        raise UserError(_unknown(unknown, command, prog))
+    return command
+
+
+def peek(arguments: Sequence[str], option: str) -> str | None:
+    """The value of ``option`` among the words, where it decides the defaults of all others; None if it isn't given."""
+    for index, word in enumerate(arguments):
+        if word == option and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if word.startswith(f"{option}="):
+            return word.removeprefix(f"{option}=")
+    return None
+
+
+def default_cache_dir() -> Path:
+    """``$XDG_CACHE_HOME/kvmgan``, or ``~/.cache/kvmgan``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kvmgan"
+
+
+def run_command(action: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+    """Run a command and turn its end into an exit status: 0, 2 for a :class:`UserError`, 128 + signal when stopped."""
+    try:
+        action(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except Interrupted as stop:
+        print(f"stopped by {signal.Signals(stop.signum).name}: {stop}", file=sys.stderr)
+        return 128 + stop.signum
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0
+
+
+def _one_line(complaint: str, prog: str) -> str:
+    """What tyro complains about, without the frame, colours and title that it draws according to the terminal."""
+    framed = "╭" in complaint
+    sections: list[list[str]] = [[]]
+    for line in re.sub(r"\x1b\[[\d;]*m", "", complaint).splitlines():
+        text = line.strip("│ ")
+        if text and not text.strip("─-"):
+            sections.append([])
+        elif text and text[0] not in "╭╰":
+            sections[-1].append(text)
+    # Without a frame the title stands above a rule of its own.
+    wanted = 0 if framed else 1
+    message = " ".join(sections[wanted]) if len(sections) > wanted else "bad arguments"
+    return f"{message.rstrip('.')}; see {prog} --help"
+
+
+def _unknown(words: Sequence[str], command: object, prog: str) -> str:
+    word = next((word for word in words if word.startswith("-")), None)
+    if word is None:
+        return f"unexpected argument {words[0]!r}; see {prog} --help"
+    names = ["--" + name.removeprefix("options.").replace("_", "-") for name in flatten(command)]
+    option = word.split("=")[0]
+    group = re.match(r"--[\w-]+\.", option)
+    near = [name for name in names if name.startswith(option)] or difflib.get_close_matches(option, names, 3, 0.7)
+    near = near or [name for name in names if group and name.startswith(group[0])]
+    choices = near or sorted({name.split(".")[0] + (".*" if "." in name else "") for name in names})
+    return f"unknown option {option}: choose among {', '.join(choices)}; see {prog} --help"

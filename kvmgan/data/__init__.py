@@ -1,0 +1,1 @@
+"""Captioned images: readers, vocabulary, dataset, batches and the procedural birds."""

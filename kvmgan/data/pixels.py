@@ -1,0 +1,90 @@
+"""Decoding stored images, and the crops and smaller scales that training takes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+# What Pillow raises for files that are no image, cut short or damaged (SyntaxError: broken PNG chunks).
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+# Images are kept this much larger than the largest training size, to leave room for random crops (AttnGAN).
+_MARGIN_NUMERATOR, _MARGIN_DENOMINATOR = 76, 64
+
+Box = tuple[float, float, float, float]
+
+
+def stored_side(size: int) -> int:
+    """Return the shorter side in pixels at which images are kept for crops of `size`: 76/64 of it, rounded down."""
+    return size * _MARGIN_NUMERATOR // _MARGIN_DENOMINATOR
+
+
+def crop_limits(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
+    """Return left, top, right, bottom of the square around the centre of `box` that AttnGAN crops CUB images to.
+
+    Its half side is int(0.75 * max(box width, box height)); it is clipped to the image of `width` x `height` pixels.
+    Raises ValueError when nothing of it lies inside the image.
+    """
+    half = int(0.75 * max(box[2], box[3]))
+    centre_x, centre_y = int(box[0] + box[2] / 2.0), int(box[1] + box[3] / 2.0)
+    left, top = max(0, centre_x - half), max(0, centre_y - half)
+    right, bottom = min(width, centre_x + half), min(height, centre_y + half)
+    if left >= right or top >= bottom:
+        raise ValueError(f"the box {box} lies outside the image of {width} x {height} pixels")
+    return left, top, right, bottom
+
+
+def kept_shape(width: int, height: int, box: Box | None, side: int) -> tuple[int, int]:
+    """Return the height and width at which `decode` keeps an image of `width` x `height` pixels."""
+    if box is not None:
+        left, top, right, bottom = crop_limits(box, width, height)
+        width, height = right - left, bottom - top
+    zoom = side / min(width, height)
+    return max(side, round(height * zoom)), max(side, round(width * zoom))
+
+
+def decode(path: Path, box: Box | None, side: int) -> NDArray[np.uint8]:
+    """Return the RGB pixels (H, W, 3) of `path`, cropped to `box` and resized so that the shorter side is `side`.
+
+    Raises one of `DECODING_ERRORS` when the file is missing or damaged.
+    """
+    with Image.open(path) as image:
+        height, width = kept_shape(*image.size, box, side)
+        limits = crop_limits(box, *image.size) if box is not None else None
+        pixels = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR, box=limits)
+    return np.asarray(pixels)
+
+
+def crop(pixels: NDArray[np.uint8], size: int, vertical: float, horizontal: float) -> NDArray[np.uint8]:
+    """Return a view (size, size, 3) of `pixels`; 0 to 1 moves it from the top to the bottom, from left to right."""
+    top = round(vertical * (pixels.shape[0] - size))
+    left = round(horizontal * (pixels.shape[1] - size))
+    return pixels[top : top + size, left : left + size]
+
+
+def to_scales(square: NDArray[np.uint8], sizes: Sequence[int]) -> list[Tensor]:
+    """Return `square` (S, S, 3) as float32 tensors (3, s, s) in [-1, 1], one for each of the ascending `sizes`; S last.
+
+    A scale is the area average of the next larger one where the ratio is whole, else its antialiased bilinear resize.
+    """
+    whole = square.transpose(2, 0, 1).astype(np.float32, order="C")
+    whole *= 2.0 / 255.0
+    whole -= 1.0
+    scales = [torch.from_numpy(whole)]
+    for size in reversed(sizes[:-1]):
+        scales.append(_shrink(scales[-1], size))
+    return scales[::-1]
+
+
+def _shrink(image: Tensor, size: int) -> Tensor:
+    ratio, rest = divmod(image.shape[-1], size)
+    if rest == 0:
+        return torch.nn.functional.avg_pool2d(image, ratio)
+    shrunk = torch.nn.functional.interpolate(image[None], size=(size, size), mode="bilinear", antialias=True)
+    return shrunk[0]

@@ -1,0 +1,1 @@
+"""Procedural birds: drawings whose every attribute is known, with captions that name some of them."""

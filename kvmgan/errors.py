@@ -1,0 +1,8 @@
+"""The error that a user can mend."""
+
+
+class UserError(Exception):
+    """Bad input, a missing file or an impossible setting: the message is one line that says what to do.
+
+    The command lines print it as ``error: ...`` and exit with status 2.
+    """

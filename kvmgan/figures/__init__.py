@@ -1,0 +1,1 @@
+"""Figures as PNG files: sample grids, stage strips and word-attention maps."""

@@ -1,0 +1,57 @@
+"""Tensors to pictures, text below pictures, and PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from kvmgan.files import atomic_file
+
+BACKGROUND = (255, 255, 255)
+INK = (20, 20, 20)
+MARGIN = 8
+
+
+def to_picture(image: Tensor, side: int | None = None) -> Image.Image:
+    """A picture from (3, s, s) in [-1, 1], enlarged to ``side`` pixels by repeating pixels."""
+    levels = ((image.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte()
+    picture = Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+    return picture if side is None else picture.resize((side, side), Image.Resampling.NEAREST)
+
+
+def save_png(picture: Image.Image, path: Path) -> None:
+    """Write a PNG file atomically."""
+    with atomic_file(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """Pillow's own font at ``size`` pixels."""
+    return ImageFont.load_default(size)
+
+
+def wrap(text: str, width: int, size: int) -> list[str]:
+    """Break text into lines of at most ``width`` pixels; a longer word stands alone."""
+    lines: list[str] = []
+    for word in text.split():
+        joined = f"{lines[-1]} {word}" if lines else word
+        if lines and font(size).getlength(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    return lines
+
+
+def write_lines(canvas: Image.Image, lines: Sequence[str], left: int, top: int, size: int) -> None:
+    """Write lines of text downwards from a corner."""
+    draw = ImageDraw.Draw(canvas)
+    for number, line in enumerate(lines):
+        draw.text((left, top + number * line_height(size)), line, fill=INK, font=font(size))
+
+
+def line_height(size: int) -> int:
+    """Distance of lines of text [pixels]."""
+    return round(size * 1.25)

@@ -1,0 +1,88 @@
+"""The adversarial losses (KVM-GAN, section 3.3, with the mismatched pairs of AttnGAN's released code)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kvmgan.models.discriminator import Discriminator
+
+
+def _real_loss(logits: Tensor) -> Tensor:
+    """-mean log sigmoid(logits), in float32."""
+    return F.softplus(-logits.float()).mean()
+
+
+def _fake_loss(logits: Tensor) -> Tensor:
+    """-mean log(1 - sigmoid(logits)), in float32."""
+    return F.softplus(logits.float()).mean()
+
+
+def discriminator_loss(
+    discriminator: Discriminator, real: Tensor, fake: Tensor, sentence: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of one stage's discriminator.
+
+    (real unconditional + real conditional) / 2
+    + (fake unconditional + fake conditional + mismatched conditional) / 3, each a binary cross-entropy.
+    The mismatched pairs are the real images against the sentence of their neighbour in the batch.
+
+    Args:
+        discriminator: of the images' size.
+        real: (B, 3, s, s) real images, B >= 2.
+        fake: (B, 3, s, s) generated images of the same sentences; detached here.
+        sentence: (B, S) sentence features.
+
+    Returns:
+        The loss, and its detached parts: cross-entropies ``real_unconditional``, ``real_conditional``,
+        ``fake_unconditional``, ``fake_conditional``, ``mismatched``, and mean probabilities of being
+        real ``real_probability`` and ``fake_probability`` (unconditional).
+
+    Raises:
+        ValueError: a batch of one, which has no mismatched pair, or batches of different sizes.
+    """
+    batch = len(real)
+    if batch < 2:
+        raise ValueError(f"real has a batch of {batch}, expected at least 2 for a mismatched pair")
+    if not batch == len(fake) == len(sentence):
+        raise ValueError(f"real, fake and sentence have batches of {batch}, {len(fake)} and {len(sentence)}")
+    # One pass over both: nothing in the discriminator mixes images, and spectral norms are estimated once.
+    real_features, fake_features = discriminator(torch.cat((real, fake.detach()))).chunk(2)
+    real_logits, fake_logits = discriminator.unconditional(torch.cat((real_features, fake_features))).chunk(2)
+    matched, faked, mismatched = discriminator.conditional(
+        torch.cat((real_features, fake_features, real_features.roll(1, dims=0))), sentence.repeat(3, 1)
+    ).chunk(3)
+    parts = {
+        "real_unconditional": _real_loss(real_logits),
+        "real_conditional": _real_loss(matched),
+        "fake_unconditional": _fake_loss(fake_logits),
+        "fake_conditional": _fake_loss(faked),
+        "mismatched": _fake_loss(mismatched),
+    }
+    loss = (parts["real_unconditional"] + parts["real_conditional"]) / 2
+    loss = loss + (parts["fake_unconditional"] + parts["fake_conditional"] + parts["mismatched"]) / 3
+    parts["real_probability"] = real_logits.float().sigmoid().mean()
+    parts["fake_probability"] = fake_logits.float().sigmoid().mean()
+    return loss, {name: part.detach() for name, part in parts.items()}
+
+
+def generator_loss(discriminator: Discriminator, fake: Tensor, sentence: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Adversarial loss of the generator at one stage: unconditional + conditional cross-entropy against "real".
+
+    Gradients also reach the discriminator's parameters unless the caller turns their ``requires_grad``
+    off, which saves a third of the backward pass.
+
+    Args:
+        discriminator: of the images' size.
+        fake: (B, 3, s, s) generated images.
+        sentence: (B, S) sentence features.
+
+    Returns:
+        The loss, and its detached parts ``unconditional`` and ``conditional``.
+    """
+    features = discriminator(fake)
+    parts = {
+        "unconditional": _real_loss(discriminator.unconditional(features)),
+        "conditional": _real_loss(discriminator.conditional(features, sentence)),
+    }
+    loss = parts["unconditional"] + parts["conditional"]
+    return loss, {name: part.detach() for name, part in parts.items()}

@@ -1,0 +1,1 @@
+"""The networks: generator, discriminator, DAMSM encoders and the attribute classifier."""

@@ -1,0 +1,94 @@
+"""Convolution blocks of the generator (AttnGAN and DM-GAN, released code) and of the small encoders."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def initialise_weights(module: nn.Module) -> None:
+    """Initialise one module as AttnGAN does; use with ``model.apply(initialise_weights)``.
+
+    Convolutions and linear layers get orthogonal weights, linear biases zero, and batch
+    normalisation a scale from N(1, 0.02) and a shift of zero.
+    """
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.orthogonal_(module.weight)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)
+
+
+def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """3x3 convolution without bias that keeps the size."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
+
+
+def gated(features: Tensor) -> Tensor:
+    """GLU over the channels: the first half times the sigmoid of the second. (B, 2C, ...) -> (B, C, ...)."""
+    # Not F.glu, which copies both halves of a channel-wise split and loses channels_last.
+    values, gates = features.chunk(2, dim=1)
+    return values * gates.sigmoid()
+
+
+def enlarging_conv(features: Tensor, weight: Tensor) -> Tensor:
+    """Nearest-neighbour x2, then a 3x3 convolution, as one transposed convolution: (B, in, H, W) -> (B, out, 2H, 2W).
+
+    Each of the 2x2 copies of a pixel meets some of the nine weights, so weights that meet the same pixel
+    are added beforehand: 4 products an output instead of 9, and no enlarged copy of the features.
+
+    Args:
+        features: (B, in, H, W).
+        weight: (out, in, 3, 3).
+    """
+    flipped = weight.flip(2, 3).transpose(0, 1)
+    kernel = F.avg_pool2d(flipped, kernel_size=2, stride=1, padding=1, divisor_override=1)
+    return F.conv_transpose2d(features, kernel, stride=2, padding=1)
+
+
+class UpsampleBlock(nn.Module):
+    """Double the size: nearest x2, conv3x3, batch normalisation, GLU. (B, in, H, W) -> (B, out, 2H, 2W)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = conv3x3(in_channels, 2 * out_channels)
+        self.norm = nn.BatchNorm2d(2 * out_channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return gated(self.norm(enlarging_conv(features, self.conv.weight)))
+
+
+class ResidualBlock(nn.Module):
+    """x + (conv3x3, batch normalisation, GLU, conv3x3, batch normalisation)(x), shape kept."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(channels, 2 * channels)
+        self.norm1 = nn.BatchNorm2d(2 * channels)
+        self.conv2 = conv3x3(channels, channels)
+        self.norm2 = nn.BatchNorm2d(channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = gated(self.norm1(self.conv1(features)))
+        return features + self.norm2(self.conv2(hidden))
+
+
+class ImageHead(nn.Module):
+    """Features to an image in [-1, 1]: conv3x3, tanh. (B, C, H, W) -> (B, 3, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = conv3x3(channels, 3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.tanh(self.conv(features))
+
+
+def halving_block(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Half the size: conv3x3 with stride 2, batch normalisation, leaky ReLU. (B, in, H, W) -> (B, out, H/2, W/2)."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.LeakyReLU(0.2),
+    )

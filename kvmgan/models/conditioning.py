@@ -1,0 +1,33 @@
+"""Conditioning augmentation (StackGAN, section 3.2; KVM-GAN, section 3.3)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ConditioningAugmentation(nn.Module):
+    """Sentence feature to a condition drawn from N(mu, diag(exp(logvar))): linear, GLU, split in two.
+
+    Args:
+        sentence_dim: length of the sentence feature.
+        condition_dim: length of the condition.
+    """
+
+    def __init__(self, sentence_dim: int, condition_dim: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(sentence_dim, 4 * condition_dim)
+
+    def forward(self, sentence: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the condition, mu and logvar, each (B, condition_dim).
+
+        Args:
+            sentence: (B, sentence_dim).
+            noise: (B, condition_dim), standard normal. ``None``: drawn in training mode, zero in
+                evaluation mode, so that the condition is mu.
+        """
+        mu, logvar = F.glu(self.fc(sentence), dim=1).chunk(2, dim=1)
+        if noise is None:
+            if not self.training:
+                return mu, mu, logvar
+            noise = torch.randn_like(mu)
+        return mu + noise * torch.exp(0.5 * logvar), mu, logvar

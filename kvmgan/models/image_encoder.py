@@ -1,0 +1,48 @@
+"""A small DAMSM image encoder for the tiny presets."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kvmgan.models.blocks import halving_block
+
+
+class SmallImageEncoder(nn.Module):
+    """Convolutional network with the outputs of the Inception encoder: region features and a global feature.
+
+    Images of any size are resized to ``input_size``, as the Inception encoder resizes to 299 pixels, so that
+    a region is the same part of the picture at every stage.
+
+    Args:
+        feature_dim: length D of the features, the text encoder's word_dim.
+        width: channels after the first convolution.
+        input_size: height and width in pixels that the network works at; a region is an eighth of it.
+    """
+
+    def __init__(self, *, feature_dim: int = 256, width: int = 32, input_size: int = 64) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.local = nn.Sequential(
+            halving_block(3, width), halving_block(width, 2 * width), halving_block(2 * width, 4 * width)
+        )
+        self.deep = halving_block(4 * width, 8 * width)
+        self.emb_features = nn.Conv2d(4 * width, feature_dim, kernel_size=1, bias=False)
+        self.emb_cnn_code = nn.Linear(8 * width, feature_dim)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return regions (B, D, 8, 8) and the global feature (B, D), for the default input size.
+
+        Args:
+            images: (B, 3, s, s) in [-1, 1], s >= 32.
+
+        Raises:
+            ValueError: ``images`` has another shape.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 32:
+            raise ValueError(f"images is {tuple(images.shape)}, expected (B, 3, s, s) with s >= 32")
+        if images.shape[2:] != (self.input_size, self.input_size):
+            size = (self.input_size, self.input_size)
+            # In float32: PyTorch has no antialiased resize in bfloat16 on the CPU.
+            images = F.interpolate(images.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
+        local = self.local(images)
+        pooled = F.adaptive_avg_pool2d(self.deep(local), 1).flatten(1)
+        return self.emb_features(local), self.emb_cnn_code(pooled)

@@ -1,0 +1,83 @@
+"""One refinement stage: look at the words, then double the size (KVM-GAN, section 3.2)."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+import kvmem
+from kvmgan.errors import UserError
+from kvmgan.models.blocks import ResidualBlock, UpsampleBlock
+from kvmgan.models.word_attention import WordAttention
+
+Refinement = Literal["memory", "attention", "none"]
+
+
+class RefinementStage(nn.Module):
+    """Image features (B, C, H, W) and words to features (B, C, 2H, 2W).
+
+    ``refinement`` chooses how the words come in; all that follows is the same:
+
+    - ``"memory"``: the key-value memory's response, twice (KVM-GAN, DM-GAN);
+    - ``"attention"``: the features and their word context (AttnGAN);
+    - ``"none"``: the features, twice: no word is looked at (StackGAN-v2's plain stages).
+
+    These 2C channels go through the residual blocks and one upsampling block back to C.
+
+    Args:
+        width: channels C.
+        word_dim: length D of a word feature.
+        refinement: as above.
+        residual_blocks: number of residual blocks.
+        memory_options: keyword arguments of :class:`kvmem.KVMemoryLayer`, for ``"memory"`` only.
+
+    Raises:
+        UserError: unknown ``refinement``.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        word_dim: int,
+        *,
+        refinement: Refinement = "memory",
+        residual_blocks: int = 2,
+        memory_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if refinement not in get_args(Refinement):
+            raise UserError(f"refinement is {refinement!r}, expected one of {', '.join(get_args(Refinement))}")
+        self.refinement = refinement
+        if refinement == "memory":
+            self.memory = kvmem.KVMemoryLayer(width, word_dim, **(memory_options or {}))
+        elif refinement == "attention":
+            self.attention = WordAttention(width, word_dim)
+        self.residual = nn.Sequential(*(ResidualBlock(2 * width) for _ in range(residual_blocks)))
+        self.upsample = UpsampleBlock(2 * width, width)
+
+    def forward(
+        self, features: Tensor, words: Tensor, mask: Tensor, *, return_attention: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the refined features and, if asked for and there is one, the attention (B, T, H, W).
+
+        Args:
+            features: (B, C, H, W).
+            words: (B, T, D).
+            mask: (B, T) bool, True where the slot holds a word.
+            return_attention: whether to return the attention.
+        """
+        attention = None
+        if self.refinement == "memory":
+            if return_attention:
+                response, attention = self.memory(features, words, mask, return_attention=True)
+            else:
+                response = self.memory(features, words, mask)
+            joined = torch.cat((response, response), dim=1)
+        elif self.refinement == "attention":
+            context, attention = self.attention(features, words, mask)
+            joined = torch.cat((features, context), dim=1)
+        else:
+            joined = torch.cat((features, features), dim=1)
+        refined = self.upsample(self.residual(joined))
+        return refined, attention if return_attention else None

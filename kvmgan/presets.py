@@ -1,0 +1,94 @@
+"""The named presets: complete options to start from."""
+
+from __future__ import annotations
+
+import difflib
+
+from kvmgan.config import (
+    ClassifierOptions,
+    DamsmOptions,
+    DataOptions,
+    DiscriminatorOptions,
+    EvaluationOptions,
+    ModelOptions,
+    Options,
+    TrainingOptions,
+)
+from kvmgan.data.procedural.archive import BirdsSettings
+from kvmgan.errors import UserError
+
+
+def _birds_tiny() -> Options:
+    """16 -> 32 -> 64 pixels: from nothing to a trained model within 15 minutes on two CPU cores."""
+    return Options(
+        preset="birds-tiny",
+        data=DataOptions(name="birds", max_words=18),
+        model=ModelOptions(base_size=16, width=24, noise_dim=32, condition_dim=32, residual_blocks=1),
+        discriminator=DiscriminatorOptions(width=16),
+        damsm=DamsmOptions(encoder="small", width=24, embedding_dim=64, word_dim=128, dropout=0.2, steps=1200),
+        classifier=ClassifierOptions(width=16, steps=400),
+        training=TrainingOptions(
+            steps=2000,
+            batch_size=16,
+            ema_decay=0.99,
+            log_interval=25,
+            sample_interval=500,
+            checkpoint_interval=1000,
+            keep_checkpoints=2,
+        ),
+        evaluation=EvaluationOptions(images=1000, batch_size=50),
+    )
+
+
+def _birds() -> Options:
+    """64 -> 128 -> 256 pixels of the procedural birds, for a GPU."""
+    return Options(
+        preset="birds",
+        data=DataOptions(name="birds", birds=BirdsSettings(image_size=304), workers=4),
+        damsm=DamsmOptions(encoder="small", steps=6000),
+        classifier=ClassifierOptions(steps=2000),
+        training=TrainingOptions(steps=100_000, batch_size=16, precision="bfloat16"),
+    )
+
+
+def _cub() -> Options:
+    """CUB-200-2011 by DM-GAN's recipe: 800 epochs of 8,855 birds, 885 batches of 10 each."""
+    return Options(
+        preset="cub",
+        data=DataOptions(name="cub", max_words=18, workers=4),
+        damsm=DamsmOptions(encoder="inception", steps=110_000),
+        training=TrainingOptions(
+            steps=708_000, batch_size=10, lambda_damsm=5.0, log_interval=200, sample_interval=5000
+        ),
+        evaluation=EvaluationOptions(images=30_000),
+    )
+
+
+def _coco() -> Options:
+    """COCO 2014 by DM-GAN's recipe: 200 epochs of 82,783 pictures, 5,173 batches of 16 each."""
+    return Options(
+        preset="coco",
+        data=DataOptions(name="coco", max_words=12, workers=4),
+        model=ModelOptions(residual_blocks=3),
+        damsm=DamsmOptions(encoder="inception", steps=345_000),
+        training=TrainingOptions(
+            steps=1_034_600, batch_size=16, lambda_damsm=50.0, log_interval=200, sample_interval=5000
+        ),
+        evaluation=EvaluationOptions(images=30_000),
+    )
+
+
+PRESETS = {"birds-tiny": _birds_tiny, "birds": _birds, "cub": _cub, "coco": _coco}
+
+
+def preset_options(name: str) -> Options:
+    """The options of a preset.
+
+    Raises:
+        UserError: for an unknown name; the message lists the presets and the nearest one.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise UserError(f"unknown preset {name!r}{hint}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]()

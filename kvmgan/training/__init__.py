@@ -1,0 +1,1 @@
+"""The training loop and its state: pretraining, adversarial steps, checkpoints, run folders."""

@@ -1,0 +1,59 @@
+"""Ctrl-C and SIGTERM: at once between phases, after the running step inside the training loop."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+
+
+class Interrupted(Exception):
+    """A signal asked the program to stop; ``signum`` is its number, the message says how to go on."""
+
+    def __init__(self, signum: int, message: str):
+        super().__init__(message)
+        self.signum = signum
+
+
+class SignalGuard:
+    """Context in which SIGINT and SIGTERM raise :class:`Interrupted`, or, once :meth:`defer` was called, are noted.
+
+    A second signal while one is noted raises, so that a step that hangs can still be left.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, message: str):
+        self.message = message
+        self.received: int | None = None
+        self._deferred = False
+        self._owner = os.getpid()
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> SignalGuard:
+        for signum in self.SIGNALS:
+            self._previous[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def defer(self) -> None:
+        """From now on note a signal in :attr:`received` instead of raising."""
+        self._deferred = True
+
+    def resume(self) -> None:
+        """Raise at a signal again."""
+        self._deferred = False
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:
+            # A forked data worker inherits this handler: the parent decides on Ctrl-C, SIGTERM ends the worker.
+            if signum == signal.SIGTERM:
+                os._exit(128 + signum)
+            return
+        if self._deferred and self.received is None:
+            self.received = signum
+            return
+        raise Interrupted(signum, self.message)

@@ -1,0 +1,48 @@
+"""A tiny model on a few procedural birds, and the commands run in this process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY = """
+--data.birds.classes 12 --data.birds.test-classes 4 --data.birds.images-per-class 6 --data.birds.captions-per-image 2
+--data.birds.image-size 40 --model.base-size 16 --model.stages 2 --model.width 4 --model.noise-dim 8
+--model.condition-dim 8 --discriminator.width 4 --damsm.width 4 --damsm.word-dim 8 --damsm.embedding-dim 8
+--damsm.steps 2 --damsm.batch-size 8 --classifier.steps 2 --classifier.width 4 --classifier.batch-size 8
+--training.batch-size 4 --training.sample-count 4 --training.log-interval 5 --training.device cpu
+--training.threads 1 --evaluation.images 24 --evaluation.candidates 8 --evaluation.folds 3
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Command-line words of a training that takes seconds; all tests share its cache folder."""
+    return [*TINY.split(), "--cache-dir", str(tmp_path_factory.mktemp("cache"))]
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of six steps with two checkpoints; tests must not change it."""
+    from kvmgan.train import main
+
+    runs = tmp_path_factory.mktemp("tiny") / "runs"
+    steps = ["--training.steps", "6", "--training.checkpoint-interval", "3", "--training.sample-interval", "3"]
+    assert main([*tiny_arguments, *steps, "--runs-dir", str(runs)]) == 0
+    return next(runs.iterdir())
+
+
+@pytest.fixture
+def subprocess_environment() -> dict[str, str]:
+    """Environment in which ``python -m kvmgan.train`` finds this package, on one thread."""
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+@pytest.fixture
+def python() -> str:
+    """The interpreter that runs the tests."""
+    return sys.executable

@@ -1,0 +1,102 @@
+"""The CUB reader: layout, splits, and every file that can be missing or wrong."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kvmgan.data.cub import read_cub
+from kvmgan.errors import UserError
+
+
+@pytest.fixture
+def cub_root(tmp_path: Path) -> Path:
+    """Three classes, two images of the first; images are empty files, since the reader doesn't open them."""
+    lists = {
+        "images.txt": "1 001.Auk/Auk_1.jpg\n2 002.Owl/Owl_1.jpg\n3 001.Auk/Auk_2.jpg\n4 003.Jay/Jay_1.jpg\n",
+        "image_class_labels.txt": "1 1\n2 2\n3 1\n4 3\n",
+        "classes.txt": "1 001.Auk\n2 002.Owl\n3 003.Jay\n",
+        "bounding_boxes.txt": "1 1.0 2.0 30.0 40.0\n2 0 0 9 9\n3 5.5 6.5 7.5 8.5\n4 0 0 1 1\n",
+        "trainvalclasses.txt": "001.Auk\n003.Jay\n",
+        "testclasses.txt": "002.Owl\n",
+    }
+    for name, content in lists.items():
+        (tmp_path / name).write_text(content)
+    for key in ("001.Auk/Auk_1", "002.Owl/Owl_1", "001.Auk/Auk_2", "003.Jay/Jay_1"):
+        for folder, suffix, content in (("images", ".jpg", ""), ("text", ".txt", f"bird {key}\n\nsecond line \n")):
+            path = tmp_path / folder / f"{key}{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+    return tmp_path
+
+
+def test_records_of_both_splits(cub_root: Path) -> None:
+    """Order, keys, paths, classes, boxes and captions come from the lists; the splits share no class."""
+    train, test = read_cub(cub_root, "train"), read_cub(cub_root, "test")
+    assert [record.key for record in train] == ["001.Auk/Auk_1", "001.Auk/Auk_2", "003.Jay/Jay_1"]
+    assert [record.class_id for record in train] == [0, 0, 2]
+    assert train[1].box == (5.5, 6.5, 7.5, 8.5)
+    assert train[1].image_path == cub_root / "images" / "001.Auk" / "Auk_2.jpg"
+    assert train[1].captions == ("bird 001.Auk/Auk_2", "second line")
+    assert [record.key for record in test] == ["002.Owl/Owl_1"]
+    assert test[0].class_id == 1
+
+
+def test_archive_folder_and_caption_archive_names(cub_root: Path, tmp_path: Path) -> None:
+    """The lists may lie in CUB_200_2011/ as unpacked, the captions in text_c10/."""
+    expected = [record.captions for record in read_cub(cub_root, "train")]
+    inner = tmp_path / "CUB_200_2011"
+    inner.mkdir()
+    for name in ("images", "images.txt", "image_class_labels.txt", "classes.txt", "bounding_boxes.txt"):
+        (cub_root / name).rename(inner / name)
+    (cub_root / "text").rename(cub_root / "text_c10")
+    records = read_cub(cub_root, "train")
+    assert [record.captions for record in records] == expected
+    assert records[0].image_path == inner / "images" / "001.Auk" / "Auk_1.jpg"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "images",
+        "images.txt",
+        "image_class_labels.txt",
+        "classes.txt",
+        "bounding_boxes.txt",
+        "text",
+        "text/001.Auk/Auk_2.txt",
+        "trainvalclasses.txt",
+    ],
+)
+def test_missing_file_is_named(cub_root: Path, name: str) -> None:
+    """Whatever is missing, the message names it and says what belongs there."""
+    path = cub_root / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(UserError) as caught:
+        read_cub(cub_root, "train")
+    assert f"{path} is missing" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("text/001.Auk/Auk_1.txt", " \n", "is empty"),
+        ("image_class_labels.txt", "1 1\n2 2\n4 3\n", "no line for number 3"),
+        ("bounding_boxes.txt", "1 1 2 3\n2 0 0 9 9\n3 0 0 9 9\n4 0 0 9 9\n", "holds the box '1 2 3'"),
+        ("images.txt", "001.Auk/Auk_1.jpg\n", "holds the line"),
+        ("trainvalclasses.txt", "009.Emu\n", "names the class '009.Emu'"),
+        ("trainvalclasses.txt", "", "names no class"),
+    ],
+)
+def test_malformed_file_is_named(cub_root: Path, name: str, content: str, message: str) -> None:
+    """Empty captions, gaps and broken lines raise an error with the path and the fault."""
+    (cub_root / name).write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read_cub(cub_root, "train")
+    assert str(cub_root / name) in str(caught.value)
+
+
+def test_unknown_split(cub_root: Path) -> None:
+    """A split that doesn't exist is refused by name."""
+    with pytest.raises(UserError, match="unknown split 'val'"):
+        read_cub(cub_root, "val")

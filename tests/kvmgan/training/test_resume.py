@@ -1,0 +1,113 @@
+"""Interrupting and resuming: nothing is lost, and the numbers are those of an uninterrupted run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from kvmgan.train import main
+from kvmgan.training import loop
+
+
+def _tensors(checkpoint: Path) -> dict[str, bytes]:
+    """Every tensor of a checkpoint as bytes, by file and name."""
+    return {
+        f"{path.name}:{name}": tensor.numpy().tobytes()
+        for path in sorted(checkpoint.rglob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def _losses(run: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("time", "images_per_second")} for line in lines]
+
+
+@pytest.fixture
+def signal_at(monkeypatch: pytest.MonkeyPatch):
+    """Send this process a signal during a given training step."""
+
+    def arm(step: int, signum: int) -> None:
+        original = loop.training_step
+
+        def interrupted(state, *rest):
+            if state.step == step - 1:
+                signal.raise_signal(signum)
+            return original(state, *rest)
+
+        monkeypatch.setattr(loop, "training_step", interrupted)
+
+    return arm
+
+
+def test_resume_is_bit_identical(tiny_arguments, tmp_path, signal_at, monkeypatch, capsys):
+    """50 straight steps equal 25, SIGTERM, --resume, 25: weights, average, moments, losses."""
+    arguments = [*tiny_arguments, "--training.steps", "50"]
+    assert main([*arguments, "--runs-dir", str(tmp_path / "straight")]) == 0
+    signal_at(25, signal.SIGTERM)
+    assert main([*arguments, "--runs-dir", str(tmp_path / "broken")]) == 128 + signal.SIGTERM
+    monkeypatch.undo()
+    straight, broken = (next((tmp_path / name).iterdir()) for name in ("straight", "broken"))
+    assert [p.name for p in (broken / "checkpoints").iterdir()] == ["step-000025"]
+    assert f"--resume {broken}" in capsys.readouterr().err
+
+    cache = tiny_arguments[-2:]
+    assert main(["--resume", str(broken), *cache]) == 0
+    expected = _tensors(straight / "checkpoints" / "step-000050")
+    resumed = _tensors(broken / "checkpoints" / "step-000050")
+    assert {name.split(":")[0] for name in expected} >= {"generator.safetensors", "optimizers.safetensors"}
+    assert [name for name in expected if expected[name] != resumed.get(name)] == []
+    assert _losses(straight) == _losses(broken)
+
+
+def test_ctrl_c_exits_130_after_a_checkpoint(tiny_arguments, tmp_path, signal_at):
+    signal_at(3, signal.SIGINT)
+    assert main([*tiny_arguments, "--training.steps", "9", "--runs-dir", str(tmp_path)]) == 130
+    assert [p.name for p in tmp_path.glob("*/checkpoints/*")] == ["step-000003"]
+
+
+def test_sigterm_to_a_process_writes_a_checkpoint(tiny_arguments, tmp_path, python, subprocess_environment):
+    """A real process, stopped in the middle of training, ends with 143 and says how to resume."""
+    command = [python, "-m", "kvmgan.train", *tiny_arguments, "--training.steps", "100000", "--runs-dir", str(tmp_path)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=subprocess_environment
+    )
+    try:
+        next(line for line in process.stdout if line.startswith("train "))
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 143
+    assert "Traceback" not in errors
+    run = next(tmp_path.iterdir())
+    assert f"--resume {run}" in errors
+    assert [re.fullmatch(r"step-\d{6}", p.name) is not None for p in (run / "checkpoints").iterdir()] == [True]
+
+
+def test_resume_keeps_settings(tiny_run, tiny_arguments, capsys):
+    """A setting that would change the result can't be changed on resume."""
+    assert main(["--resume", str(tiny_run), "--model.width", "8", *tiny_arguments[-2:]]) == 2
+    assert "error: --model.width can't change on --resume" in capsys.readouterr().err
+
+
+def test_resume_from_an_older_checkpoint_is_refused(tiny_run, capsys):
+    assert main(["--resume", str(tiny_run / "checkpoints" / "step-000003")]) == 2
+    assert "step-000006 is newer" in capsys.readouterr().err
+
+
+def test_statistics_past_the_checkpoint_are_dropped(tiny_run, tiny_arguments, tmp_path):
+    """A run killed after its last checkpoint: resuming writes every step's line once."""
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    with (run / "stats.jsonl").open("a") as file:
+        file.write('{"step": 10, "g": 1.0}\n')
+    assert main(["--resume", str(run), "--training.steps", "10", *tiny_arguments[-2:]]) == 0
+    assert [line["step"] for line in _losses(run)] == [5, 6, 10]
+    assert _losses(run)[-1]["g"] != 1.0

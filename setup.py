@@ -23,7 +23,7 @@ OLDEST_TORCH = (2, 11)
 
 
 def say(message: str) -> None:
-    """Print where pip shows it only on request (-v) and a terminal always: warnings must not break the build's protocol."""
+    """Print to the build's log, which pip shows with -v; `kvmem.backends()` says the same afterwards."""
     print(f"kvmem: {message}", file=sys.stderr, flush=True)
 
 

@@ -1,6 +1,6 @@
 // What a key-value memory kernel is given: sizes, options and pointers, nothing of torch and nothing of CUDA.
 //
-// Letters as in docs/equations.md: B images, C image channels, N positions, T memory slots, D word channels,
+// Letters as in docs/layer.md: B images, C image channels, N positions, T memory slots, D word channels,
 // M memory channels, G = 1 or M rows of the write gate, R = 1 or C rows of the response gate.
 // These structs have no member functions: the kernel files are compiled for several instruction sets, and an inline
 // function shared between them could be linked in its widest form and then run on a machine without it.

@@ -91,10 +91,12 @@ static void forward_chunk(const ForwardArguments& a, const Weights<F>& weights, 
   const int64_t size = chunks_of(s).size, end = smaller(s.N, (chunk + 1) * size);
   const Plane<const T> h = plane(static_cast<const T*>(a.inputs[kImage]), s, a.channels_last, image);
   const Plane<T> out = plane(static_cast<T*>(a.out), s, a.channels_last, image);
+  const bool large = s.B * s.C * s.N * static_cast<int64_t>(sizeof(T)) >= kStreamBytes;
   for (int64_t start = chunk * size; start < end; start += kTile) {
     const int64_t count = smaller(kTile, end - start);
     read_tile(h, start, count, scratch.channels, scratch.positions, false);
-    prefetch_tile<true>(out, start, end);
+    const bool streamed = large && can_stream(out, start, count);
+    if (!streamed) prefetch_tile<true>(out, start, end);
     address_tile(s, memory, weights.response_gate_bias, scratch.channels, scratch.scores);
     if (a.attention) {
       T* attention = static_cast<T*>(a.attention) + image * s.T * s.N;
@@ -103,31 +105,51 @@ static void forward_chunk(const ForwardArguments& a, const Weights<F>& weights, 
     prefetch_tile<false>(h, start + kTile, end);
     read_values(s, memory, scratch.scores, scratch.o);
     respond_tile(s, scratch.channels, scratch.scores + memory.slots[0] * kTile, scratch.o);
+    if constexpr (sizeof(T) == sizeof(F)) {
+      if (streamed) {
+        stream_tile(scratch.o, out, start, count);
+        continue;
+      }
+    }
     write_tile(scratch.o, out, start, count, scratch.positions);
   }
+  if (large) finish_streaming();
 }
 
+// Into w.sums (images, parts, C); returns parts.
 template <typename T, typename F = Arithmetic<T>>
-static void mean_of_group(const ForwardArguments& a, const ForwardWorkspace<F>& w, int64_t first, int64_t images) {
+static int64_t sum_group(const ForwardArguments& a, const ForwardWorkspace<F>& w, int64_t first, int64_t images) {
   const Sizes& s = a.sizes;
   const Chunks chunks = chunks_of(s);
-  for_each(a.parallel, images * chunks.count, [&](int64_t task, int64_t thread) {
-    const int64_t image = first + task / chunks.count, start = task % chunks.count * chunks.size;
-    const Plane<const T> h = plane(static_cast<const T*>(a.inputs[kImage]), s, a.channels_last, image);
-    F* row = reinterpret_cast<F*>(w.scratch + thread * w.scratch_bytes);
-    sum_chunk(h, start, smaller(s.N, start + chunks.size), w.sums + task * s.C, row);
+  const auto image_at = [&](int64_t i) {
+    return plane(static_cast<const T*>(a.inputs[kImage]), s, a.channels_last, first + i);
+  };
+  if (a.channels_last) {
+    for_each(a.parallel, images * chunks.count, [&](int64_t task, int64_t thread) {
+      const int64_t start = task % chunks.count * chunks.size;
+      F* row = reinterpret_cast<F*>(w.scratch + thread * w.scratch_bytes);
+      sum_chunk(image_at(task / chunks.count), start, smaller(s.N, start + chunks.size), w.sums + task * s.C, row);
+    });
+    return chunks.count;
+  }
+  constexpr int64_t block = 8;
+  const int64_t blocks = (s.C + block - 1) / block;
+  for_each(a.parallel, images * blocks, [&](int64_t task, int64_t) {
+    const int64_t i = task / blocks, channel = task % blocks * block;
+    sum_channels(image_at(i), channel, smaller(s.C, channel + block), w.sums + i * s.C);
   });
+  return 1;
 }
 
 template <typename T, typename F = Arithmetic<T>>
 static void forward_group(const ForwardArguments& a, const ForwardWorkspace<F>& w, int64_t first, int64_t images) {
   const Sizes& s = a.sizes;
   const int64_t chunks = chunks_of(s).count;
-  mean_of_group<T>(a, w, first, images);
+  const int64_t parts = sum_group<T>(a, w, first, images);
   for_each(a.parallel, images, [&](int64_t i, int64_t) {
     const int64_t image = first + i;
     F* mean = static_cast<F*>(a.mean) + image * s.C;
-    mean_of_chunks(w.sums + i * chunks * s.C, chunks, s.C, s.N, mean);
+    mean_of_chunks(w.sums + i * parts * s.C, parts, s.C, s.N, mean);
     prepare_memory(s, a.options, w.weights, static_cast<const T*>(a.inputs[kWords]) + image * s.T * s.D,
                    a.mask ? a.mask + image * s.T : nullptr, mean, memory_at<F>(s, w.memories, w.memory_bytes, i));
   });

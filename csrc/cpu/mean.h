@@ -5,23 +5,35 @@
 
 namespace kvmem::cpu::KVMEM_ISA {
 
-// sums[c] = sum of channel c over one chunk. Lanes add at most a chunk's positions each; chunks are added in float64.
+// Positions whose sum is taken in the arithmetic's type; such sums are added in float64.
+constexpr int64_t kSummed = 1024;
+
+template <typename T, typename F = Arithmetic<T>>
+static double sum_positions(const T* row, int64_t n) {
+  Vector<F> lanes[4] = {};
+  F rest = 0;
+  int64_t i = 0;
+  for (; i + 4 * kLanes<F> <= n; i += 4 * kLanes<F>) {
+    for (int part = 0; part < 4; ++part) lanes[part] += load_vector(row + i + part * kLanes<F>);
+  }
+  for (; i < n; ++i) rest += to_arithmetic(row[i]);
+  return static_cast<double>(sum_lanes<F>((lanes[0] + lanes[1]) + (lanes[2] + lanes[3]))) + rest;
+}
+
+// Contiguous images, whose channels lie in one piece: sums[c] for channels [first, last).
+template <typename T>
+static void sum_channels(Plane<const T> image, int64_t first, int64_t last, double* sums) {
+  for (int64_t c = first; c < last; ++c) {
+    sums[c] = 0;
+    for (int64_t n = 0; n < image.N; n += kSummed) {
+      sums[c] += sum_positions(image.data + c * image.N + n, smaller(kSummed, image.N - n));
+    }
+  }
+}
+
+// channels_last images: sums[c] over the positions of one chunk. `row` is scratch (C).
 template <typename T, typename F = Arithmetic<T>>
 static void sum_chunk(Plane<const T> image, int64_t start, int64_t end, double* sums, F* row) {
-  if (!image.channels_last) {
-    for (int64_t c = 0; c < image.C; ++c) {
-      const T* channel = image.data + c * image.N;
-      Vector<F> lanes[4] = {};
-      F rest = 0;
-      int64_t n = start;
-      for (; n + 4 * kLanes<F> <= end; n += 4 * kLanes<F>) {
-        for (int i = 0; i < 4; ++i) lanes[i] += load_vector(channel + n + i * kLanes<F>);
-      }
-      for (; n < end; ++n) rest += to_arithmetic(channel[n]);
-      sums[c] = static_cast<double>(sum_lanes<F>((lanes[0] + lanes[1]) + (lanes[2] + lanes[3]))) + rest;
-    }
-    return;
-  }
   for (int64_t c = 0; c < image.C; ++c) sums[c] = 0;
   for (int64_t first = start; first < end; first += kTile) {
     for (int64_t c = 0; c < image.C; ++c) row[c] = F(0);
@@ -35,6 +47,7 @@ static void sum_chunk(Plane<const T> image, int64_t start, int64_t end, double* 
   }
 }
 
+// From the sums (chunks, C) of one image.
 template <typename F>
 static void mean_of_chunks(const double* sums, int64_t chunks, int64_t C, int64_t N, F* mean) {
   for (int64_t c = 0; c < C; ++c) {

@@ -59,6 +59,22 @@ template <typename F>
 KVMEM_INLINE void store(F* p, Vector<F> x) {
   *reinterpret_cast<typename VectorOf<F>::unaligned*>(p) = x;
 }
+// Past the caches, to an address aligned to a vector; finish_streaming() before another thread may read.
+template <typename F>
+KVMEM_INLINE void stream(F* p, Vector<F> x) {
+#if KVMEM_VECTOR_BYTES == 64
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)x);
+#elif KVMEM_VECTOR_BYTES == 32
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)x);
+#else
+  store(p, x);
+#endif
+}
+KVMEM_INLINE void finish_streaming() {
+#ifdef KVMEM_X86
+  _mm_sfence();
+#endif
+}
 template <typename F>
 KVMEM_INLINE Vector<F> broadcast(F x) {
   return x - Vector<F>{};

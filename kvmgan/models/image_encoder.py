@@ -26,7 +26,8 @@ class SmallImageEncoder(nn.Module):
         )
         self.deep = halving_block(4 * width, 8 * width)
         self.emb_features = nn.Conv2d(4 * width, feature_dim, kernel_size=1, bias=False)
-        self.emb_cnn_code = nn.Linear(8 * width, feature_dim)
+        # The whole grid, not its mean: which part of a centred bird has a colour is what captions tell.
+        self.emb_cnn_code = nn.Linear(8 * width * (input_size // 16) ** 2, feature_dim)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return regions (B, D, 8, 8) and the global feature (B, D), for the default input size.
@@ -44,5 +45,4 @@ class SmallImageEncoder(nn.Module):
             # In float32: PyTorch has no antialiased resize in bfloat16 on the CPU.
             images = F.interpolate(images.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
         local = self.local(images)
-        pooled = F.adaptive_avg_pool2d(self.deep(local), 1).flatten(1)
-        return self.emb_features(local), self.emb_cnn_code(pooled)
+        return self.emb_features(local), self.emb_cnn_code(self.deep(local).flatten(1))

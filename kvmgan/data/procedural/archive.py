@@ -34,19 +34,20 @@ _MIN_IMAGE_SIZE = 32
 
 @dataclass(frozen=True)
 class BirdsSettings:
-    """What the data set holds: a pure function of these numbers.
-
-    classes: species in all; test_classes of them are in the test split only.
-    image_size: side of the square images in pixels.
-    Raises `UserError` for an impossible number.
-    """
+    """What the data set holds: a pure function of these numbers. Raises `UserError` for an impossible one."""
 
     classes: int = 200
+    """Species in all [species]."""
     test_classes: int = 50
+    """Species among them that are in the test split only [species]."""
     images_per_class: int = 40
+    """Drawings of every species [images]."""
     captions_per_image: int = 10
+    """Captions of every drawing [captions]."""
     image_size: int = 80
+    """Side of the square drawings [pixels]; larger ones than the model draws leave room for the random crop."""
     seed: int = 0
+    """Seed of species, drawings and captions."""
 
     def __post_init__(self) -> None:
         limits = {"classes": 2, "test_classes": 1, "images_per_class": 1, "captions_per_image": 1, "seed": 0}

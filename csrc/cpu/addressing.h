@@ -28,9 +28,10 @@ static void softmax_tile(F* scores, int64_t slots) {
 // α (slots rows) and γ (R rows below them) from the tile's channels:
 // s_t = k_t · h and W_g's first half · h in one product; γ = σ(W_g [h, o] + b_g), where W_g's second half · o = Σ_t α_t u_t.
 template <typename F>
-static void address_tile(const Sizes& s, const Memory<F>& memory, const F* gate_bias, const F* channels, F* scores) {
+static void address_tile(const Sizes& s, const Memory<F>& memory, const F* gate_bias, const F* channels, F* scores,
+                         Prefetch* ahead) {
   const int64_t slots = memory.slots[0];
-  gemm<F>(slots + s.R, kTile, s.C, {memory.addressing, s.C, 1}, channels, kTile, scores, kTile);
+  gemm<F>(slots + s.R, kTile, s.C, {memory.addressing, s.C, 1}, channels, kTile, scores, kTile, false, ahead);
   softmax_tile(scores, slots);
   F* gate = scores + slots * kTile;
   gemm<F>(s.R, kTile, slots, {memory.response, memory.Tp, 1}, scores, kTile, gate, kTile, true);
@@ -44,8 +45,8 @@ static void address_tile(const Sizes& s, const Memory<F>& memory, const F* gate_
 
 // o = Σ_t α_t v_t  (C, kTile)
 template <typename F>
-static void read_values(const Sizes& s, const Memory<F>& memory, const F* scores, F* o) {
-  gemm<F>(s.C, kTile, memory.slots[0], {memory.values, memory.Tp, 1}, scores, kTile, o, kTile);
+static void read_values(const Sizes& s, const Memory<F>& memory, const F* scores, F* o, Prefetch* ahead) {
+  gemm<F>(s.C, kTile, memory.slots[0], {memory.values, memory.Tp, 1}, scores, kTile, o, kTile, false, ahead);
 }
 
 }  // namespace kvmem::cpu::KVMEM_ISA

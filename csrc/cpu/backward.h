@@ -89,13 +89,12 @@ static void backward_chunk(const BackwardArguments& a, const BackwardWorkspace<F
     const int64_t count = smaller(kTile, end - start);
     read_tile(h, start, count, x.channels, x.positions, memory_wanted);
     read_tile(dout, start, count, x.grad_channels, x.grad_positions, memory_wanted);
-    prefetch_tile<false>(h, start + kTile, end);
+    Prefetch ahead = prefetch_of<T>(h, dout.data, start + kTile, end);
+    x.ahead = &ahead;
     backward_tile(s, memory, w.weights.response_gate_bias, grad_attention, start, count, x);
-    prefetch_tile<false>(dout, start + kTile, end);
     if (memory_wanted) add_tables(s, slots, x, tables);
     if (!image_wanted) continue;
     const auto dh = plane(static_cast<T*>(a.gradients[kImage]), s, a.channels_last, image);
-    prefetch_tile<true>(dh, start, end);
     image_gradient(s, memory, x);
     write_tile(x.gated, dh, start, count, x.positions);
   }

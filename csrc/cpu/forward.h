@@ -95,15 +95,14 @@ static void forward_chunk(const ForwardArguments& a, const Weights<F>& weights, 
   for (int64_t start = chunk * size; start < end; start += kTile) {
     const int64_t count = smaller(kTile, end - start);
     read_tile(h, start, count, scratch.channels, scratch.positions, false);
+    Prefetch ahead = prefetch_of<T>(h, nullptr, start + kTile, end);
     const bool streamed = large && can_stream(out, start, count);
-    if (!streamed) prefetch_tile<true>(out, start, end);
-    address_tile(s, memory, weights.response_gate_bias, scratch.channels, scratch.scores);
+    address_tile(s, memory, weights.response_gate_bias, scratch.channels, scratch.scores, &ahead);
     if (a.attention) {
       T* attention = static_cast<T*>(a.attention) + image * s.T * s.N;
       write_attention(s, memory, scratch.scores, attention, start, count);
     }
-    prefetch_tile<false>(h, start + kTile, end);
-    read_values(s, memory, scratch.scores, scratch.o);
+    read_values(s, memory, scratch.scores, scratch.o, &ahead);
     respond_tile(s, scratch.channels, scratch.scores + memory.slots[0] * kTile, scratch.o);
     if constexpr (sizeof(T) == sizeof(F)) {
       if (streamed) {

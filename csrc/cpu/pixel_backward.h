@@ -14,6 +14,7 @@ namespace kvmem::cpu::KVMEM_ISA {
 
 template <typename F>
 struct BackwardScratch {
+  Prefetch* ahead;
   F *channels, *positions;            // h
   F *grad_channels, *grad_positions;  // dout
   F *scores;                          // α, then γ
@@ -25,7 +26,7 @@ struct BackwardScratch {
 template <typename F>
 static BackwardScratch<F> take_backward_scratch(const Sizes& s, Arena& arena) {
   const int64_t Cp = round_up(s.C, kLanes<F>), rows = s.T + (s.R > 1 ? Cp : 1);
-  BackwardScratch<F> scratch;
+  BackwardScratch<F> scratch{};
   scratch.channels = arena.take<F>(Cp * kTile);
   scratch.positions = arena.take<F>(Cp * kTile);
   scratch.grad_channels = arena.take<F>(Cp * kTile);
@@ -50,7 +51,8 @@ static void read_attention_gradient(const Sizes& s, const Memory<F>& memory, con
 template <typename F>
 static void gate_gradient_scalar(const Sizes& s, const Memory<F>& memory, BackwardScratch<F> x) {
   const int64_t slots = memory.slots[0];
-  gemm<F>(slots, kTile, s.C, {memory.values, 1, memory.Tp}, x.grad_channels, kTile, x.products, kTile);
+  gemm<F>(slots, kTile, s.C, {memory.values, 1, memory.Tp}, x.grad_channels, kTile, x.products, kTile, false,
+          x.ahead);
   for (int64_t n = 0; n < kTile; n += kLanes<F>) {
     Vector<F> kept = {}, read = {};
     for (int64_t c = 0; c < s.C; ++c) {
@@ -75,7 +77,7 @@ static void gate_gradient_vector(const Sizes& s, const Memory<F>& memory, Backwa
   const int64_t slots = memory.slots[0];
   const F* gate = x.scores + slots * kTile;
   F* dz = x.grads + slots * kTile;
-  read_values(s, memory, x.scores, x.gated);
+  read_values(s, memory, x.scores, x.gated, x.ahead);
   for (int64_t i = 0; i < s.C * kTile; i += kLanes<F>) {
     const Vector<F> gamma = load<F>(gate + i), dout = load<F>(x.grad_channels + i);
     store<F>(dz + i, dout * (load<F>(x.gated + i) - load<F>(x.channels + i)) * gamma * (F(1) - gamma));
@@ -124,7 +126,7 @@ static void add_gate_tables_scalar(const Sizes& s, int64_t slots, BackwardScratc
     }
     store<F>(g.response + t * g.response_pitch, sum);
   }
-  gemm<F>(slots, Cp, kTile, {x.products, kTile, 1}, x.grad_positions, Cp, g.values, Cp, true);
+  gemm<F>(slots, Cp, kTile, {x.products, kTile, 1}, x.grad_positions, Cp, g.values, Cp, true, x.ahead);
 }
 
 template <typename F>
@@ -134,7 +136,7 @@ static void add_gate_tables_vector(const Sizes& s, int64_t slots, BackwardScratc
   memset(x.gated + s.C * kTile, 0, sizeof(F) * (Cp - s.C) * kTile);
   memset(dz + s.C * kTile, 0, sizeof(F) * (Cp - s.C) * kTile);
   transpose(x.gated, kTile, Cp, kTile, x.grad_positions, Cp);
-  gemm<F>(slots, Cp, kTile, {x.scores, kTile, 1}, x.grad_positions, Cp, g.values, Cp, true);
+  gemm<F>(slots, Cp, kTile, {x.scores, kTile, 1}, x.grad_positions, Cp, g.values, Cp, true, x.ahead);
   transpose(dz, kTile, Cp, kTile, x.grad_positions, Cp);
   gemm<F>(slots, Cp, kTile, {x.scores, kTile, 1}, x.grad_positions, Cp, g.response, Cp, true);
 }
@@ -142,7 +144,8 @@ static void add_gate_tables_vector(const Sizes& s, int64_t slots, BackwardScratc
 template <typename F>
 static void add_tables(const Sizes& s, int64_t slots, BackwardScratch<F> x, const TableGradients<F>& g) {
   const int64_t Cp = round_up(s.C, kLanes<F>);
-  gemm<F>(slots + s.R, Cp, kTile, {x.grads, kTile, 1}, x.positions, Cp, g.addressing, Cp, true);
+  gemm<F>(slots + s.R, Cp, kTile, {x.grads, kTile, 1}, x.positions, Cp, g.addressing, Cp, true,
+          x.ahead);
   for (int64_t r = 0; r < s.R; ++r) add_lanes(x.grads + (slots + r) * kTile, g.gate_bias + r * kLanes<F>);
   if (s.R > 1) {
     add_gate_tables_vector(s, slots, x, g);
@@ -161,7 +164,7 @@ static void image_gradient(const Sizes& s, const Memory<F>& memory, BackwardScra
       store<F>(x.gated + c * kTile + n, (F(1) - load<F>(gate + n)) * load<F>(x.grad_channels + c * kTile + n));
     }
   }
-  gemm<F>(s.C, kTile, slots + s.R, {memory.addressing, 1, s.C}, x.grads, kTile, x.gated, kTile, true);
+  gemm<F>(s.C, kTile, slots + s.R, {memory.addressing, 1, s.C}, x.grads, kTile, x.gated, kTile, true, x.ahead);
 }
 
 // One tile whose h and dout stand in the scratch.
@@ -169,7 +172,7 @@ template <typename T, typename F = Arithmetic<T>>
 static void backward_tile(const Sizes& s, const Memory<F>& memory, const F* gate_bias, const T* grad_attention,
                           int64_t start, int64_t count, BackwardScratch<F> x) {
   const int64_t slots = memory.slots[0];
-  address_tile(s, memory, gate_bias, x.channels, x.scores);
+  address_tile(s, memory, gate_bias, x.channels, x.scores, x.ahead);
   if (s.R > 1) {
     gate_gradient_vector(s, memory, x);
   } else {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "convert.h"
+#include "gemm.h"
 #include "kv_memory.h"
 #include "transpose.h"
 
@@ -48,16 +49,13 @@ static void read_tile(Plane<const T> image, int64_t start, int64_t count, F* cha
   if (want_positions) transpose(channels, kTile, padded, kTile, positions, padded);
 }
 
-// Asks for the lines of a tile that will be read or written soon: the channels' rows lie too far apart for the
-// hardware to foresee.
-template <bool write, typename T>
-static void prefetch_tile(Plane<T> image, int64_t start, int64_t end) {
-  if (image.channels_last || start >= end) return;
-  const int64_t bytes = static_cast<int64_t>(sizeof(T)) * smaller(kTile, end - start);
-  for (int64_t c = 0; c < image.C; ++c) {
-    const char* row = reinterpret_cast<const char*>(image.data + c * image.N + start);
-    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(row + byte, write, 2);
-  }
+// What products should ask for while this tile is computed: the next tile of h and, if there is one, of dout.
+template <typename T>
+static Prefetch prefetch_of(Plane<const T> image, const T* second, int64_t start, int64_t end) {
+  const int64_t rows = image.channels_last || start >= end ? 0 : image.C;
+  const auto row = [&](const T* data) { return reinterpret_cast<const char*>(data + start); };
+  const int64_t size = sizeof(T), count = smaller(kTile, end - start);
+  return {{{row(image.data), rows}, {second ? row(second) : nullptr, second ? rows : 0}}, image.N * size, count * size};
 }
 
 // A tensor of this size isn't in the caches any more when it is read next: written past them, it needn't be fetched

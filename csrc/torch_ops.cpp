@@ -6,6 +6,10 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <array>
 #include <optional>
 #include <string>
@@ -64,10 +68,26 @@ bool is_channels_last(const Tensor& image) {
 // channels_last only where the tensor isn't contiguous as well, as in torch's own operators.
 bool lies_channels_last(const Tensor& image) { return !image.is_contiguous() && is_channels_last(image); }
 
+// Memory that the allocator has just got from the system is handed out page by page while the kernel writes it, which can
+// cost more than the kernel itself. Asks for large pages inside the tensor, as torch does under THP_MEM_ALLOC_ENABLE=1.
+void ask_for_large_pages(const Tensor& tensor) {
+#ifdef __linux__
+  constexpr uintptr_t page = 2 << 20;
+  const auto begin = reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr());
+  const uintptr_t end = begin + tensor.numel() * tensor.element_size();
+  const uintptr_t first = (begin + page - 1) / page * page, last = end / page * page;
+  // A hint: where the system knows no large pages, nothing changes.
+  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
 Tensor empty_image(const Tensor& like, bool channels_last) {
   const auto format = channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
                                     : torch::headeronly::MemoryFormat::Contiguous;
-  return torch::stable::empty(like.sizes(), like.scalar_type(), std::nullopt, like.device(), std::nullopt, format);
+  Tensor image =
+      torch::stable::empty(like.sizes(), like.scalar_type(), std::nullopt, like.device(), std::nullopt, format);
+  ask_for_large_pages(image);
+  return image;
 }
 
 Tensor empty(std::vector<int64_t> sizes, ScalarType type, const Tensor& like) {

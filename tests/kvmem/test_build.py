@@ -44,7 +44,7 @@ def wheel(checkout: Path) -> Path:
 
 
 def test_one_wheel_serves_every_python_3(checkout: Path) -> None:
-    """The wheel is tagged for any Python 3 of this platform; its library links against no Python and knows no folder."""
+    """The wheel is tagged for any Python 3 of this platform; the library links no Python and knows no folder."""
     done = build(checkout)
     assert done.returncode == 0, done.stderr
     name = wheel(checkout).name

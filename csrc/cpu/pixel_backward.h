@@ -14,7 +14,7 @@ namespace kvmem::cpu::KVMEM_ISA {
 
 template <typename F>
 struct BackwardScratch {
-  Prefetch* ahead;
+  Prefetch* ahead;                    // the next tile of h and dout
   F *channels, *positions;            // h
   F *grad_channels, *grad_positions;  // dout
   F *scores;                          // α, then γ
@@ -38,7 +38,7 @@ static BackwardScratch<F> take_backward_scratch(const Sizes& s, Arena& arena) {
   return scratch;
 }
 
-// products = the gradient of the returned attention, or zeros. Loaded first, so that products can be added to it.
+// The gradient of the returned attention at the slots that hold a word, into rows (slots, kTile).
 template <typename T, typename F = Arithmetic<T>>
 static void read_attention_gradient(const Sizes& s, const Memory<F>& memory, const T* grad_attention, int64_t start,
                                     int64_t count, F* rows) {

@@ -11,7 +11,7 @@ struct ImageState {
   MemoryGradients<F> gradients;
 };
 
-// Everything the parameters' gradients are computed from. `state(b)` gives image b's tables.
+// Everything the parameters' gradients are computed from. state_at() gives an image's tables.
 template <typename F>
 struct WeightGradientInputs {
   Sizes sizes;

@@ -23,6 +23,7 @@ class Case:
     word_channels: int
     dtype: torch.dtype = torch.float32
     memory_format: torch.memory_format = torch.contiguous_format
+    device: str = "cpu"
 
     def flops(self, direction: str) -> float:
         """Floating-point operations of the call, the slots' few exponentials left out.
@@ -33,15 +34,18 @@ class Case:
         c, t, d = self.image_channels, self.slots, self.word_channels
         m = 2 * c
         forward = self.batch * (self.size**2 * 2 * c * (2 * t + 1) + 2 * (t * d * m + c * m + 2 * t * m * c))
-        return forward if direction == "forward" else 4 * forward
+        return forward * {"forward": 1, "backward": 3, "forward + backward": 4}[direction]
 
     def copies(self, direction: str) -> float:
         """Traffic in copies of the image: forward reads it and writes its like; backward reads two and writes one."""
-        return 1 if direction == "forward" else 2.5
+        return {"forward": 1, "backward": 1.5, "forward + backward": 2.5}[direction]
 
     def make_image(self) -> torch.Tensor:
-        image = torch.randn(self.batch, self.image_channels, self.size, self.size)
+        image = torch.randn(self.batch, self.image_channels, self.size, self.size, device=self.device)
         return image.to(self.dtype).contiguous(memory_format=self.memory_format)
+
+    def make_words(self) -> torch.Tensor:
+        return torch.randn(self.batch, self.slots, self.word_channels, device=self.device).to(self.dtype)
 
 
 CASES = (
@@ -61,12 +65,12 @@ def make_contenders(case: Case, direction: str) -> dict[str, Callable[[], object
     torch.manual_seed(0)
     torch.compiler.reset()
     image = case.make_image()
-    words = torch.randn(case.batch, case.slots, case.word_channels, dtype=case.dtype)
+    words = case.make_words()
     grad_out = torch.randn_like(image)
-    layers = {"eager": _make_layer(case, "eager")}
+    layers = {"eager": make_layer(case, "eager")}
     layers["compiled"] = torch.compile(layers["eager"], fullgraph=True, dynamic=False)
     if kvmem.backends()["cpu"].available:
-        layers = {"fused": _make_layer(case, "cpu"), **layers}
+        layers = {"fused": make_layer(case, "cpu"), **layers}
     backward = direction != "forward"
     inputs = [image.requires_grad_(backward), words.requires_grad_(backward)]
 
@@ -81,19 +85,20 @@ def make_contenders(case: Case, direction: str) -> dict[str, Callable[[], object
         return forward_and_backward if backward else forward
 
     contenders = {name: runner(layer) for name, layer in layers.items()}
-    _check_agreement(contenders, case.dtype)
+    check_agreement(contenders, case.dtype)
     return contenders
 
 
-def _make_layer(case: Case, backend: str) -> kvmem.KVMemoryLayer:
+def make_layer(case: Case, backend: str) -> kvmem.KVMemoryLayer:
     torch.manual_seed(1)
-    return kvmem.KVMemoryLayer(case.image_channels, case.word_channels, backend=backend, dtype=case.dtype)
+    layer = kvmem.KVMemoryLayer(case.image_channels, case.word_channels, backend=backend, dtype=case.dtype)
+    return layer.to(case.device)
 
 
-def _check_agreement(contenders: dict[str, Callable[[], object]], dtype: torch.dtype) -> None:
+def check_agreement(contenders: dict[str, Callable[[], object]], dtype: torch.dtype) -> None:
     """A fast wrong answer is no contender: the first result of each is close to the eager one, relative to its size."""
     expected = contenders["eager"]()
-    # In bfloat16 it is the eager gradients that are a tenth off: sums over positions of rounded terms that cancel.
+    # In 16-bit types it is the eager gradients that are a tenth off: sums over positions of rounded terms that cancel.
     tolerance = 1e-3 if dtype == torch.float32 else 0.25
     for name, run in contenders.items():
         for found, reference in zip(run(), expected, strict=True):

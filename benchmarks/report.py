@@ -34,15 +34,19 @@ def format_table(summaries: Iterable[dict[str, float | str | dict | None]]) -> l
     for summary in summaries:
         numbers = ("-" if summary[key] is None else format(summary[key], spec) for key, _, spec in COLUMNS)
         rows.append([summary["case"], summary["direction"], *numbers])
+    return [*line_up(rows), *LEGEND]
+
+
+def line_up(rows: list[list[str]]) -> list[str]:
+    """The rows as lines with columns of one width: two of text, then numbers."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
+    return [
         "  ".join(
             cell.rjust(width) if i > 1 else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
     ]
-    return [*lines, *LEGEND]
 
 
 def describe_machine() -> dict[str, str | int | None]:

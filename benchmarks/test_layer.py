@@ -2,25 +2,7 @@
 
 import pytest
 from cases import CASES, CONTENDERS, DIRECTIONS
-
-
-class ReplayedClock:
-    """The clock that pytest-benchmark reads: it moves by the seconds that were measured in interleaved rounds.
-
-    pytest-benchmark by itself times one contender after the other; on a shared machine that compares different minutes.
-    """
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def read(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-
-
-CLOCK = ReplayedClock()
+from replay import CLOCK, replay
 
 
 @pytest.mark.benchmark(timer=CLOCK.read)
@@ -33,6 +15,4 @@ def test_layer(benchmark, measure, case, direction, contender):
     if contender not in measurement.seconds:
         pytest.skip("kvmem was installed without its compiled extension")
     benchmark.extra_info["limit_ms"] = measurement.limit * 1e3
-    seconds = measurement.seconds[contender]
-    rounds = iter(seconds)
-    benchmark.pedantic(CLOCK.advance, setup=lambda: ((next(rounds),), {}), rounds=len(seconds))
+    replay(benchmark, measurement.seconds[contender])

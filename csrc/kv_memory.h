@@ -60,10 +60,12 @@ struct ForwardArguments {
   const void* inputs[kInputs];
   const bool* mask;  // (B, T), null: every slot holds a word
   void* out;
-  void* attention;  // (B, T, N) or null
-  void* mean;       // (B, C)
+  void* attention;     // (B, T, N) or null
+  void* mean;          // (B, C)
+  float* log_sum_exp;  // cuda alone: base 2, of s_t log2(e) over the slots (B, N)
+  float* memory;       // cuda alone: (B, cuda::kept_memory)
   void* workspace;
-  Parallel parallel;
+  Parallel parallel;   // cpu alone
 };
 
 struct BackwardArguments {
@@ -74,6 +76,8 @@ struct BackwardArguments {
   const void* inputs[kInputs];
   const bool* mask;
   const void* mean;
+  const float* log_sum_exp;  // cuda alone
+  const float* memory;       // cuda alone
   const void* grad_out;
   const void* grad_attention;  // (B, T, N) or null
   void* gradients[kInputs];    // null: not needed
@@ -97,4 +101,28 @@ Isa isa_in_use();
 void use_isa(Isa isa);  // the caller has checked isa_available
 
 }  // namespace cpu
+
+namespace cuda {
+
+constexpr int64_t kMaxSlots = 128, kMaxImageChannels = 512;
+
+// How an image is worked on: by the blocks of a cluster in one launch, or in a launch for every step.
+enum class Path { cluster, general };
+
+// Which path these arguments take on the current device, and the means to force the general one, for tests.
+Path forward_path(const ForwardArguments& arguments);
+Path backward_path(const BackwardArguments& arguments);
+void use_general_path(bool always);
+
+// Floats an image that the forward pass keeps for backward.
+int64_t kept_memory(const Sizes& sizes);
+
+// Bytes of workspace, 256-byte aligned; then the work itself, on a stream of the current device, without waiting for it.
+// Types are float32, bfloat16 and float16. Null, or what went wrong.
+size_t forward_workspace(const ForwardArguments& arguments);
+size_t backward_workspace(const BackwardArguments& arguments);
+const char* forward(const ForwardArguments& arguments, void* stream);
+const char* backward(const BackwardArguments& arguments, void* stream);
+
+}  // namespace cuda
 }  // namespace kvmem

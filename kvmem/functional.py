@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from kvmem import ops
-from kvmem.backends import pick_backend
+from kvmem.backends import cuda_limit, pick_backend, pick_instead_of_cuda
 from kvmem.checks import ACTIVATIONS, WRITE_GATES, check_choice, check_tensors
 from kvmem.reference import kv_memory_reference
 
@@ -71,7 +71,7 @@ def kv_memory(
     check_choice("activation", activation, ACTIVATIONS)
     options = (write_gate == "linear", activation == "relu", detach_mean)
     device = image.device.type if isinstance(image, Tensor) else "cpu"
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if _has_autocast(device) and torch.is_autocast_enabled(device):
         image, words, *weights = _cast((image, words, *weights), torch.get_autocast_dtype(device))
         with torch.autocast(device, enabled=False):
             return _run(image, words, mask, tuple(weights), options, return_attention, backend)
@@ -88,11 +88,20 @@ def _run(
     backend: str | None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     check_tensors(image, words, mask, weights)
-    if pick_backend(backend, image.device.type) == "cpu":
+    name = pick_backend(backend, image.device)
+    if name == "cuda" and (limit := cuda_limit(image, words)):
+        name = pick_instead_of_cuda(backend, limit)
+    if name != "eager":
         out, attention = ops.kv_memory(image, words, mask, weights, options, return_attention)
     else:
         out, attention = kv_memory_reference(image, words, mask, *weights, *options)
     return (out, attention) if return_attention else out
+
+
+# Not every torch.compile can trace the question.
+@torch.compiler.assume_constant_result
+def _has_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device)
 
 
 def _cast(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:

@@ -26,19 +26,41 @@ def kv_memory(
     return_attention: bool,
 ) -> tuple[Tensor, Tensor]:
     """The fused layer: response (B, C, H, W) and attention (B, T, H, W), the latter empty where not asked for."""
-    out, attention, _ = torch.ops.kvmem.kv_memory(image, words, mask, *weights, *options, return_attention)
+    out, attention, *_ = torch.ops.kvmem.kv_memory(image, words, mask, *weights, *options, return_attention)
     return out, attention
+
+
+def cuda_architectures() -> list[str]:
+    """What the CUDA kernels were compiled to, as ["sm_80", "sm_90", "compute_90"]; empty in a build without them."""
+    return list(filter(None, torch.ops.kvmem.cuda_architectures().split(",")))
+
+
+def cuda_version() -> int:
+    """The CUDA that the kernels were built with, as 13000 for 13.0; 0 in a build without them."""
+    return torch.ops.kvmem.cuda_version()
 
 
 def _fake_forward(
     image: Tensor, words: Tensor, mask: Tensor | None, *weights_and_options: Tensor | bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Shapes, dtypes and strides of what the forward operator returns."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Shapes, dtypes and strides of what the forward operator returns: out, attention, mean, log_sum_exp, memory.
+
+    The last two are what the CUDA kernels keep for backward beyond the mean; the CPU kernels compute them again.
+    """
     batch, channels, height, width = image.shape
-    return_attention = weights_and_options[-1]
-    attention = image.new_empty((batch, words.shape[1], height, width) if return_attention else (0,))
+    slots, return_attention = words.shape[1], weights_and_options[-1]
+    attention = image.new_empty((batch, slots, height, width) if return_attention else (0,))
     mean = image.new_empty((batch, channels), dtype=torch.float64 if image.dtype == torch.float64 else torch.float32)
-    return _empty_like_image(image), attention, mean
+    kept = _kept_memory(slots, channels, *weights_and_options[:12]) if image.device.type == "cuda" else None
+    log_sum_exp = image.new_empty((0,) if kept is None else (batch, height, width), dtype=torch.float32)
+    memory = image.new_empty((0,) if kept is None else (batch, kept), dtype=torch.float32)
+    return _empty_like_image(image), attention, mean, log_sum_exp, memory
+
+
+def _kept_memory(slots: int, channels: int, *weights: Tensor) -> int:
+    """Numbers an image in `memory`, as csrc/cuda/layout.h lays them out: both parts of m, g, k, v and W_g v."""
+    write_gates, memory_channels, response_gates = (weights[i].shape[0] for i in (0, 2, 10))
+    return (memory_channels + write_gates + 2 * channels + response_gates) * slots + memory_channels
 
 
 def _fake_backward(
@@ -67,15 +89,16 @@ def _empty_like_image(image: Tensor) -> Tensor:
 
 def _setup_context(ctx, inputs: tuple, output: tuple) -> None:
     *tensors, linear_write_gate, relu, detach_mean, return_attention = inputs
-    _, attention, mean = output
-    ctx.mark_non_differentiable(mean, *(() if return_attention else (attention,)))
+    _, attention, *kept = output
+    ctx.mark_non_differentiable(*kept, *(() if return_attention else (attention,)))
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, mean)
+    ctx.save_for_backward(*tensors, *kept)
     ctx.options = (linear_write_gate, relu, detach_mean)
 
 
-def _backward(ctx, grad_out: Tensor | None, grad_attention: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    image, words, mask, *weights, mean = ctx.saved_tensors
+def _backward(ctx, grad_out: Tensor | None, grad_attention: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    image, words, mask, *weights_and_kept = ctx.saved_tensors
+    weights, kept = weights_and_kept[:12], weights_and_kept[12:]
     needs = [needed for i, needed in enumerate(ctx.needs_input_grad[:15]) if i != 2]  # of image, words, weights
     if torch.is_grad_enabled():
         outputs = (grad_out, grad_attention)
@@ -86,7 +109,7 @@ def _backward(ctx, grad_out: Tensor | None, grad_attention: Tensor | None, _: No
         grad_out = torch.zeros_like(image) if grad_out is None else grad_out
         bits = sum(1 << i for i, needed in enumerate(needs) if needed)
         gradients = torch.ops.kvmem.kv_memory_backward(
-            grad_out, grad_attention, image, words, mask, *weights, mean, *ctx.options, bits
+            grad_out, grad_attention, image, words, mask, *weights, *kept, *ctx.options, bits
         )
         gradients = [gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True)]
     return *gradients[:2], None, *gradients[2:], None, None, None, None

@@ -1,14 +1,21 @@
-"""The build: the wheel, and installs without a compiler, against an old torch, and on request without kernels."""
+"""The build: the wheel, installs without a compiler, against an old torch, without kernels, and when CUDA is built."""
 
+import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import setuptools
 import torch
+
+import kvmem
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("csrc", "kvmem", "CMakeLists.txt", "setup.py", "pyproject.toml", "README.md", "LICENSE")
@@ -44,9 +51,13 @@ def wheel(checkout: Path) -> Path:
 
 
 def test_one_wheel_serves_every_python_3(checkout: Path) -> None:
-    """The wheel is tagged for any Python 3 of this platform; the library links no Python and knows no folder."""
-    done = build(checkout)
+    """The wheel is tagged for any Python 3 of this platform; the library links no Python and knows no folder.
+
+    It is built as on a machine without nvcc: the CUDA kernels would take minutes.
+    """
+    done = build(checkout, CUDACXX="no-such-nvcc")
     assert done.returncode == 0, done.stderr
+    assert "no CUDA kernels are built: no nvcc found" in done.stdout + done.stderr
     name = wheel(checkout).name
     assert "-py3-none-" in name and not name.endswith("-any.whl")
     with zipfile.ZipFile(wheel(checkout)) as archive:
@@ -90,3 +101,101 @@ def test_an_old_torch_is_refused_by_the_build(checkout: Path, tmp_path: Path) ->
     done = build(checkout, PYTHONPATH=str(old.parent))
     assert done.returncode != 0
     assert "kvmem needs torch 2.11 or later to build, found 2.10.1+cpu" in done.stdout + done.stderr
+
+
+@pytest.fixture
+def setup_module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """setup.py as a module that sets nothing up, in an environment that says nothing of CUDA and a torch with CUDA."""
+    for name in ("KVMEM_CUDA", "KVMEM_CUDA_ARCHS", "CUDACXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    spec = importlib.util.spec_from_file_location("kvmem_setup", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def fake_nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Puts a program in nvcc's place that answers for a version and its architectures, and compiles or doesn't."""
+
+    def make(version: str = "13.0", archs: str = "75 80 86 90 100", complaint: str = "") -> Path:
+        program = tmp_path / "nvcc"
+        program.write_text(
+            "#!/bin/sh\n"
+            'case "$1" in\n'
+            f"--version) echo 'Cuda compilation tools, release {version}, V{version}.1';;\n"
+            f"--list-gpu-arch) for arch in {archs}; do echo compute_$arch; done;;\n"
+            f"*) echo '{complaint}' >&2; exit {int(bool(complaint))};;\n"
+            "esac\n"
+        )
+        program.chmod(0o755)
+        monkeypatch.setenv("CUDACXX", str(program))
+        return program
+
+    return make
+
+
+def test_cuda_is_built_where_nvcc_and_a_torch_with_cuda_are(setup_module, fake_nvcc, capfd) -> None:
+    program = fake_nvcc()
+    options = setup_module.cuda_options()
+    assert options[:2] == ["-DKVMEM_CUDA_ARCHS=80;90", f"-DCMAKE_CUDA_COMPILER={program}"]
+    assert f"kvmem: CUDA kernels for 80, 90 by {program}" in capfd.readouterr().err
+
+
+REFUSALS = {
+    "no nvcc": ({}, {"CUDACXX": "no-such-nvcc"}, "no nvcc found by CUDACXX, in CUDA_HOME, on the PATH and"),
+    "an old nvcc": ({"version": "11.8"}, {}, "nvcc is of CUDA 11.8, the kernels need CUDA 12 or later"),
+    "an nvcc that knows no such GPU": ({"archs": "50 75"}, {}, "of CUDA 13.0 can compile for none of '80;90'"),
+    "a C++ compiler that nvcc refuses": ({"complaint": "unsupported GNU version!"}, {}, "unsupported GNU version!"),
+    "GPUs that are too old": ({}, {"KVMEM_CUDA_ARCHS": "70;80"}, "KVMEM_CUDA_ARCHS: got '70;80', expected compute cap"),
+    "GPUs of no number": ({}, {"KVMEM_CUDA_ARCHS": "sm_90"}, "KVMEM_CUDA_ARCHS: got 'sm_90', expected compute cap"),
+}
+
+
+@pytest.mark.parametrize("nvcc, environment, reason", REFUSALS.values(), ids=REFUSALS.keys())
+def test_where_cuda_cannot_be_built_the_build_says_why_and_fails_only_if_it_was_insisted_on(
+    setup_module, fake_nvcc, monkeypatch, capfd, nvcc, environment, reason
+) -> None:
+    fake_nvcc(**nvcc)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert setup_module.cuda_options() == ["-DKVMEM_CUDA_ARCHS="]
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert said.startswith("kvmem: no CUDA kernels are built: ") and reason in said
+    monkeypatch.setenv("KVMEM_CUDA", "1")
+    with pytest.raises(RuntimeError, match=f"KVMEM_CUDA=1, but the CUDA kernels can't be built: .*{re.escape(reason)}"):
+        setup_module.cuda_options()
+
+
+def test_a_gpu_that_nvcc_does_not_know_is_left_out(setup_module, fake_nvcc, monkeypatch, capfd) -> None:
+    fake_nvcc(archs="80 86 90")
+    monkeypatch.setenv("KVMEM_CUDA_ARCHS", "120, 90 80")
+    assert setup_module.cuda_options()[0] == "-DKVMEM_CUDA_ARCHS=80;90"
+    assert "can't compile for sm_120, which is left out" in capfd.readouterr().err
+
+
+def test_cuda_is_not_built_on_request_or_for_a_torch_without_it(setup_module, fake_nvcc, monkeypatch, capfd) -> None:
+    fake_nvcc()
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert setup_module.cuda_options() == ["-DKVMEM_CUDA_ARCHS="]
+    assert "is built without CUDA; KVMEM_CUDA=1 builds them nonetheless" in capfd.readouterr().err
+    monkeypatch.setenv("KVMEM_CUDA", "1")
+    assert setup_module.cuda_options()[0] == "-DKVMEM_CUDA_ARCHS=80;90"
+    monkeypatch.setenv("KVMEM_CUDA", "0")
+    assert setup_module.cuda_options() == ["-DKVMEM_CUDA_ARCHS="]
+    monkeypatch.setenv("KVMEM_CUDA", "yes")
+    with pytest.raises(RuntimeError, match="KVMEM_CUDA: got 'yes', expected 0"):
+        setup_module.cuda_options()
+
+
+def test_the_library_brings_its_own_cuda_and_asks_for_none(extension) -> None:
+    """No CUDA library is linked, and none of the CUDA runtime's names that stand in the library are open to others."""
+    library = Path(kvmem.__file__).with_name("_kernels.so")
+    dynamic = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
+    needed = re.findall(r"NEEDED.*\[(.*)\]", dynamic)
+    assert "libtorch_cpu.so" in needed
+    assert not [name for name in needed if re.search("cuda|cudart|nvrtc", name)]
+    symbols = subprocess.run(["nm", "-D", library], capture_output=True, text=True, check=True).stdout
+    assert not re.search(r" \w _*cuda", symbols)

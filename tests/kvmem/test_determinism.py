@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.utils.deterministic
+from kvmem_problems import bits
 from torch.profiler import profile
 
 import kvmem
@@ -17,14 +18,6 @@ SHAPES = {
     "many images": (9, 16, (3, 5), 7, 12),
     "one image": (1, 16, (37, 29), 5, 12),
 }
-
-
-def bits(problem, backend):
-    """The outputs and all gradients, as raw bytes."""
-    problem = problem.leaves()
-    out, attention = problem.run(backend, return_attention=True)
-    gradients = torch.autograd.grad(out.square().sum() + attention.square().sum(), list(problem.inputs.values()))
-    return [tensor.detach().contiguous().view(torch.uint8) for tensor in (out, attention, *gradients)]
 
 
 @pytest.fixture

@@ -1,0 +1,112 @@
+"""What is timed on a GPU: the paper's shapes, the contenders, and the copies that bound them."""
+
+from collections.abc import Callable
+from itertools import product
+
+import torch
+from cases import Case, check_agreement, make_layer
+from torch.nn.functional import scaled_dot_product_attention
+
+import kvmem
+
+GPU_DIRECTIONS = ("forward", "backward", "forward + backward")
+GPU_CONTENDERS = ("fused", "eager", "compiled", "sdpa")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def case_name(batch: int, size: int, dtype: str) -> str:
+    return f"B={batch}, {size}², {dtype}"
+
+
+GPU_CASES = tuple(
+    Case(case_name(batch, size, dtype), batch, 64, size, 18, 256, DTYPES[dtype], device="cuda")
+    for dtype, size, batch in product(("bfloat16", "float16", "float32"), (128, 64), (1, 10, 32, 64))
+)
+# The shapes of the bars. max-autotune takes most of a minute to compile one: the others are measured without it.
+MAIN, MAIN_FLOAT32, STAGE_TWO = (
+    case_name(32, 128, "bfloat16"),
+    case_name(32, 128, "float32"),
+    case_name(10, 64, "bfloat16"),
+)
+COMPILED_CASES = (MAIN, MAIN_FLOAT32, STAGE_TWO)
+
+
+class AttentionComposition(torch.nn.Module):
+    """The layer, its addressing and reading by scaled_dot_product_attention: queries h, keys k, values v, scale 1."""
+
+    def __init__(self, layer: kvmem.KVMemoryLayer) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, image: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        layer = self.layer
+        h = image.flatten(2)
+        r = h.mean(2).unsqueeze(1)
+        g = (layer.gate_word(words) + layer.gate_image(r)).sigmoid()
+        m = g * layer.write_word(words).relu() + (1 - g) * layer.write_image(r).relu()
+        k, v = layer.key(m).relu(), layer.value(m).relu()
+        # The attention kernels want channels innermost: for a contiguous image that is a copy.
+        q = h.transpose(1, 2).contiguous()
+        o = scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), scale=1.0)
+        o = o.squeeze(1).transpose(1, 2)
+        gate_h, gate_o = layer.response_gate.weight.chunk(2, 1)
+        gamma = (gate_h @ h + gate_o @ o + layer.response_gate.bias.unsqueeze(1)).sigmoid()
+        return torch.lerp(h, o, gamma).unflatten(2, image.shape[2:])
+
+
+def make_gpu_contenders(case: Case, direction: str, compiled: bool) -> dict[str, Callable[[], object]]:
+    """Name -> a function that runs the layer once on the same values.
+
+    fused is missing where kvmem's CUDA kernels can't run, compiled where it isn't asked for or the direction is
+    backward alone (its graphs own the memory between the two). Raises AssertionError where the contenders disagree.
+    """
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    image, words = case.make_image(), case.make_words()
+    grad_out = torch.randn_like(image)
+    layers: dict[str, torch.nn.Module] = {"eager": make_layer(case, "eager")}
+    layers["sdpa"] = AttentionComposition(make_layer(case, "eager"))
+    if compiled and direction != "backward":
+        layers["compiled"] = torch.compile(
+            make_layer(case, "eager"), fullgraph=True, dynamic=False, mode="max-autotune"
+        )
+    if kvmem.backends()["cuda"].available:
+        layers = {"fused": make_layer(case, "cuda"), **layers}
+    inputs = [image.requires_grad_(direction != "forward"), words.requires_grad_(direction != "forward")]
+    contenders = {name: _runner(layer, inputs, grad_out, direction) for name, layer in layers.items()}
+    check_agreement(contenders, case.dtype)
+    return contenders
+
+
+def _runner(
+    layer: torch.nn.Module, inputs: list[torch.Tensor], grad_out: torch.Tensor, direction: str
+) -> Callable[[], object]:
+    wanted = [*inputs, *layer.parameters()]
+
+    def forward():
+        torch.compiler.cudagraph_mark_step_begin()
+        with torch.no_grad():
+            return (layer(*inputs),)
+
+    def forward_and_backward():
+        torch.compiler.cudagraph_mark_step_begin()
+        return torch.autograd.grad(layer(*inputs), wanted, grad_out)
+
+    if direction == "backward":
+        out = layer(*inputs)
+        return lambda: torch.autograd.grad(out, wanted, grad_out, retain_graph=True)
+    return forward if direction == "forward" else forward_and_backward
+
+
+def make_bounds(case: Case) -> dict[str, Callable[[], object]]:
+    """The least traffic, by direction: reading and writing an image; reading two and writing one; both."""
+    image, other = case.make_image(), case.make_image()
+    target = torch.empty_like(image)
+
+    def copy():
+        target.copy_(image)
+
+    def add():
+        torch.add(image, other, out=target)
+
+    return {"forward": copy, "backward": add, "forward + backward": lambda: (copy(), add())}

@@ -1,0 +1,129 @@
+"""Timing on a GPU: by its own events, in interleaved rounds, with cold caches and the host out of the way."""
+
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from cases import Case
+from gpu_cases import make_bounds, make_gpu_contenders
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+ROUNDS, WARMUP_ROUNDS = 30, 4
+FLUSH_BYTES = 256 << 20  # several times the second-level cache
+# Before every call the GPU waits about this long, so that the call's launches are queued when it starts.
+WAIT_CYCLES = 4_000_000
+GEMM_SIZE = 8192
+
+
+def interleave_on_gpu(functions: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """Name -> seconds of the GPU for each round, without the waiting for launches, from cold caches."""
+    for _ in range(WARMUP_ROUNDS):
+        for function in functions.values():
+            function()
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+    events = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda._sleep(WAIT_CYCLES)
+            flush.zero_()
+            begin.record()
+            function()
+            end.record()
+            events[name].append((begin, end))
+        torch.cuda.synchronize()
+    return {name: [begin.elapsed_time(end) / 1e3 for begin, end in pairs] for name, pairs in events.items()}
+
+
+def host_and_gpu_seconds(function: Callable[[], object], calls: int = 20) -> float:
+    """Seconds a call, one call after the other: what a caller sees who doesn't wait, from warm caches."""
+    for _ in range(3):
+        function()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    for _ in range(calls):
+        function()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3 / calls
+
+
+def launched_kernels(function: Callable[[], object]) -> list[str]:
+    """Names of the kernels that a call launches; copies and fills by the driver left out."""
+    function()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler:
+        function()
+        torch.cuda.synchronize()
+    events = profiler.profiler.kineto_results.events()
+    names = [event.name() for event in events if event.device_type() == DeviceType.CUDA]
+    return [name for name in names if not name.startswith(("Memcpy", "Memset"))]
+
+
+def peak_bytes(function: Callable[[], object]) -> int:
+    """Bytes of the GPU's memory in use at the highest, beyond what is in use before the call."""
+    function()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def gemm_rates() -> dict[str, float]:
+    """Floating-point operations a second of a large torch.mm, by dtype: the matrix units' rate in this run."""
+    rates = {}
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        factor = torch.randn(GEMM_SIZE, GEMM_SIZE, device="cuda").to(dtype)
+        product = torch.empty_like(factor)
+        seconds = interleave_on_gpu({"gemm": lambda f=factor, p=product: torch.mm(f, f, out=p)}, rounds=8)["gemm"]
+        rates[str(dtype).removeprefix("torch.")] = 2 * GEMM_SIZE**3 / median(seconds)
+    return rates
+
+
+class GpuMeasurement:
+    """One case in one direction: seconds of each round for the contenders and the bound, launches and peak memory."""
+
+    def __init__(self, case: Case, direction: str, compiled: bool) -> None:
+        self.case, self.direction = case, direction
+        contenders = make_gpu_contenders(case, direction, compiled)
+        self.seconds = interleave_on_gpu(contenders | {"bound": make_bounds(case)[direction]})
+        self.queued = {
+            name: host_and_gpu_seconds(contenders[name]) for name in ("fused", "eager") if name in contenders
+        }
+        self.kernels = {name: launched_kernels(contenders[name]) for name in ("fused", "eager") if name in contenders}
+        self.peaks = {name: peak_bytes(function) for name, function in contenders.items()}
+
+    def summary(self) -> dict[str, object]:
+        """Medians in milliseconds and their ratios; None where a contender didn't run."""
+        times = {name: median(seconds) for name, seconds in self.seconds.items()}
+        fused = times.get("fused")
+
+        def over_fused(name: str) -> float | None:
+            return times[name] / fused if fused and name in times else None
+
+        image = self.case.batch * self.case.image_channels * self.case.size**2 * self.case.dtype.itemsize
+        traffic = 2 * image * self.case.copies(self.direction)
+        return {
+            "case": self.case.name,
+            "direction": self.direction,
+            "dtype": str(self.case.dtype).removeprefix("torch."),
+            "milliseconds": {name: seconds * 1e3 for name, seconds in times.items()},
+            "fastest_milliseconds": {name: min(seconds) * 1e3 for name, seconds in self.seconds.items()},
+            "back_to_back_milliseconds": {name: seconds * 1e3 for name, seconds in self.queued.items()},
+            "eager_over_fused": over_fused("eager"),
+            "compiled_over_fused": over_fused("compiled"),
+            "sdpa_over_fused": over_fused("sdpa"),
+            "fused_over_bound": fused and fused / times["bound"],
+            "bytes": traffic,
+            "flops": self.case.flops(self.direction),
+            "fused_bytes_per_second": fused and traffic / fused,
+            "bound_bytes_per_second": traffic / times["bound"],
+            "launches": {name: len(kernels) for name, kernels in self.kernels.items()},
+            "fused_kernels": self.kernels.get("fused"),
+            "peak_bytes": self.peaks,
+            "rounds": len(self.seconds["eager"]),
+        }

@@ -1,0 +1,94 @@
+"""Markdown tables, and a roofline plot where matplotlib is installed, from the record of `run.py --device cuda`.
+
+`python benchmarks/plot.py gpu.json --tables tables.md --roofline docs/roofline.png`
+"""
+
+import argparse
+import importlib.util
+import json
+from pathlib import Path
+
+from gpu_report import Summary, gpu_rows
+
+MARKERS = {"float32": "o", "bfloat16": "s", "float16": "^"}
+COLOURS = {"forward": "tab:blue", "backward": "tab:orange", "forward + backward": "tab:green"}
+
+
+def markdown_table(rows: list[list[str]]) -> list[str]:
+    """The rows, titles first, as lines of a Markdown table."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+
+
+def markdown(record: dict) -> str:
+    """The bars and the results of a record, with the machine on the first line."""
+    machine = record["machine"]
+    lines = [f"{machine['device']}, torch {machine['torch']}, CUDA {machine['cuda']}, commit {machine['commit']}", ""]
+    bars = [["bar", "value", "at most", "at least", "met"]]
+    for bar in record["bars"]:
+        bounds = ("" if bar[key] is None else str(bar[key]) for key in ("at_most", "at_least"))
+        bars.append([bar["bar"], f"{bar['value']:.3g}", *bounds, "yes" if bar["met"] else "no"])
+    return "\n".join([*lines, *markdown_table(bars), "", *markdown_table(gpu_rows(record["results"]))]) + "\n"
+
+
+def points(results: list[Summary]) -> list[tuple[str, str, float, float]]:
+    """Direction, dtype, intensity in FLOPs a byte and rate in FLOPs a second of the fused layer."""
+    measured = [result for result in results if result["fused_bytes_per_second"]]
+    return [
+        (
+            result["direction"],
+            result["dtype"],
+            result["flops"] / result["bytes"],
+            result["flops"] * result["fused_bytes_per_second"] / result["bytes"],
+        )
+        for result in measured
+    ]
+
+
+def draw_roofline(record: dict, target: Path) -> None:
+    """Writes the plot: the roofs are the fastest copy and the matrix products that the same run measured."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    bandwidth = max(result["bound_bytes_per_second"] for result in record["results"])
+    figure, axes = pyplot.subplots(figsize=(7, 5))
+    # float16 runs on the same units as bfloat16.
+    for dtype in ("float32", "bfloat16"):
+        rate = record["machine"]["gemm_flops_per_second"][dtype]
+        corners = (1, rate / bandwidth, 1000)
+        axes.plot(corners, [min(rate, bandwidth * x) for x in corners], color="grey", linewidth=1)
+        axes.annotate(f"torch.mm {dtype}", (corners[-1], rate), ha="right", va="bottom", fontsize=8)
+    for direction, dtype, intensity, rate in points(record["results"]):
+        axes.scatter(intensity, rate, marker=MARKERS[dtype], color=COLOURS[direction], s=18)
+    for label, colour in COLOURS.items():
+        axes.scatter([], [], color=colour, label=label)
+    for label, marker in MARKERS.items():
+        axes.scatter([], [], color="black", marker=marker, label=label)
+    axes.set(xscale="log", yscale="log", xlabel="FLOPs a byte of unavoidable traffic", ylabel="FLOPs a second")
+    axes.set_title(f"kvmem on {record['machine']['device']}; copy: {bandwidth / 1e12:.2f} TB/s")
+    axes.legend(fontsize=8, loc="lower right")
+    figure.tight_layout()
+    figure.savefig(target, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("record", type=Path, help="what run.py wrote")
+    parser.add_argument("--tables", type=Path, help="Markdown file to write; printed where not given")
+    parser.add_argument("--roofline", type=Path, help="picture to write")
+    arguments = parser.parse_args()
+    record = json.loads(arguments.record.read_text())
+    if arguments.tables:
+        arguments.tables.write_text(markdown(record))
+    else:
+        print(markdown(record), end="")
+    if arguments.roofline and importlib.util.find_spec("matplotlib") is None:
+        raise SystemExit("--roofline needs matplotlib: pip install matplotlib")
+    if arguments.roofline:
+        draw_roofline(record, arguments.roofline)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+// The backward pass for one data type, by the path that the arguments take.
+#pragma once
+
+#include "cluster_backward.cuh"
+#include "general_backward.cuh"
+#include "kernels.h"
+
+namespace kvmem::cuda {
+
+template <typename T>
+Path Kernels<T>::backward_path(const BackwardArguments& a) {
+  return !always_general() && cluster_backward_plan<T>(a).fits ? Path::cluster : Path::general;
+}
+
+template <typename T>
+size_t Kernels<T>::backward_workspace(const BackwardArguments& a) {
+  return backward_path(a) == Path::cluster ? cluster_backward_workspace(a) : general_backward_workspace<T>(a);
+}
+
+template <typename T>
+const char* Kernels<T>::backward(const BackwardArguments& a, void* stream) {
+  return backward_path(a) == Path::cluster ? cluster_backward<T>(a, stream) : general_backward<T>(a, stream);
+}
+
+}  // namespace kvmem::cuda

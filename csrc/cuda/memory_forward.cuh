@@ -1,0 +1,230 @@
+// Steps 1 to 3 of the layer for the slots of one image: memory writing, keys, values.
+//
+//   g_t = σ(A w_t + B r),  m_t = g_t ⊙ φ(W_w w_t + b_w) + (1 - g_t) ⊙ φ(W_r r + b_r)
+//   k_t = φ(K m_t + b_k),  v_t = φ(V m_t + b_v),  u_t = W_g's second half times v_t
+//
+// The steps are functions of a team of blocks, which the general path's kernel below and the cluster path's share. Between
+// them stands a barrier of the team.
+#pragma once
+
+#include "memory_side.cuh"
+
+namespace kvmem::cuda {
+
+// Lane t's result: row · w_{first + t}. Each lane takes some of the D numbers of every word, and reads words in batches.
+// There are at most kMost slots.
+template <int n, int kMost, typename T>
+KVMEM_DEVICE float row_times_words(const MemorySide<T>& p, View<const T> row, View<const T> words, bool held,
+                                   int first) {
+  constexpr int batch = 4;
+  float sums[kWarp] = {};
+  for (int d = lane() * n; d - lane() * n < p.D; d += kWarp * n) {
+    const bool inside = d < p.D;
+    const int at = inside ? d : 0;
+    float weight[n];
+    read_numbers<n>(row, at, weight);
+    KVMEM_UNROLL
+    for (int t = 0; t < kMost; t += batch) {
+      if (first + t < p.T_) {
+        float numbers[batch][n];
+        KVMEM_UNROLL
+        for (int i = 0; i < batch; ++i) {
+          const int slot = first + t + i;
+          read_numbers<n>(words, (slot < p.T_ ? slot : p.T_ - 1) * p.D + at, numbers[i]);
+        }
+        KVMEM_UNROLL
+        for (int i = 0; i < batch; ++i) {
+          // Selected, not multiplied: what stands in a slot without a word may be NaN.
+          const bool used = shuffle(static_cast<int>(held), t + i) != 0 && inside;
+          KVMEM_UNROLL
+          for (int j = 0; j < n; ++j) sums[t + i] += weight[j] * (used ? numbers[i][j] : 0.0f);
+        }
+      }
+    }
+  }
+  return transpose_sum(sums);
+}
+
+// What needs no mean: φ(W_w w_t + b_w) and A w_t, a row a warp, kMost slots at a time.
+template <int kMost, typename T>
+KVMEM_DEVICE void write_words(const MemorySide<T>& p, int64_t image, Team team, View<float> kept) {
+  const View<const T> words = p.words + image * p.T_ * p.D;
+  const int warps = block_threads() / kWarp;
+  for (int row = team.rank + team.ranks * warp(); row < p.M + p.G; row += team.ranks * warps) {
+    const bool writes = row < p.M;
+    const int index = writes ? row : row - p.M;
+    const View<const T> weight = (writes ? p.write_word : p.gate_word) + index * p.D;
+    for (int first = 0; first < p.T_; first += kMost) {
+      const int slot = lane() < kMost ? first + lane() : p.T_;
+      const bool held = slot < p.T_ && (!p.mask || p.mask[image * p.T_ + slot]);
+      const float x = p.whole_vectors ? row_times_words<16 / sizeof(T), kMost>(p, weight, words, held, first)
+                                      : row_times_words<1, kMost>(p, weight, words, held, first);
+      if (slot >= p.T_) continue;
+      if (writes) {
+        kept[p.layout.word_part + index * p.T_ + slot] = activate(x + to_float(p.write_word_bias[index]), p.relu);
+      } else {
+        kept[p.layout.gate + index * p.T_ + slot] = x;
+      }
+    }
+  }
+}
+
+// What depends on the mean alone: φ(W_r r + b_r) (M) and B r (G), by every block for itself. Ends with a block barrier.
+template <typename T>
+KVMEM_DEVICE void write_image(const MemorySide<T>& p, View<const float> mean, View<float> image_part,
+                              View<float> gate_image) {
+  for (int row = thread(); row < p.M + p.G; row += block_threads()) {
+    const bool writes = row < p.M;
+    const int index = writes ? row : row - p.M;
+    const View<const T> weight = (writes ? p.write_image : p.gate_image) + index * p.C;
+    const float x = p.whole_vectors ? dot<16 / sizeof(T)>(weight, mean, p.C) : dot<1>(weight, mean, p.C);
+    if (writes) {
+      image_part[index] = activate(x + to_float(p.write_image_bias[index]), p.relu);
+    } else {
+      gate_image[index] = x;
+    }
+  }
+  block_barrier();
+}
+
+// g_t, of the memory's channel m.
+template <typename T>
+KVMEM_DEVICE float write_gate(const MemorySide<T>& p, View<const float> kept, View<const float> gate_image, int m,
+                              int slot) {
+  const int row = p.G > 1 ? m : 0;
+  const float x = kept[p.layout.gate + row * p.T_ + slot] + gate_image[row];
+  return p.linear_write_gate ? x : sigmoid(x);
+}
+
+// row · m_t for one slot, in four sums. Reads in batches, so that many reads are under way at a time.
+template <int n, typename T>
+KVMEM_DEVICE float row_times_memory(const MemorySide<T>& p, View<const T> row, View<const float> kept,
+                                    View<const float> image_part, View<const float> gate_image, int slot) {
+  constexpr int batch = 8;
+  float sums[4] = {};
+  float gate = p.G > 1 ? 0.0f : write_gate(p, kept, gate_image, 0, slot);
+  const View<const float> word_part = kept + (p.layout.word_part + slot);
+  const auto add = [&](int m, float weight, float word, float& sum) {
+    if (p.G > 1) gate = write_gate(p, kept, gate_image, m, slot);
+    sum += weight * (gate * word + (1.0f - gate) * image_part[m]);
+  };
+  int m = 0;
+  for (; m + batch <= p.M; m += batch) {
+    float words[batch], weights[batch / n][n];
+    KVMEM_UNROLL
+    for (int i = 0; i < batch; ++i) words[i] = word_part[(m + i) * p.T_];
+    KVMEM_UNROLL
+    for (int i = 0; i < batch / n; ++i) read_numbers<n>(row, m + i * n, weights[i]);
+    KVMEM_UNROLL
+    for (int i = 0; i < batch; ++i) add(m + i, weights[i / n][i % n], words[i], sums[i % 4]);
+  }
+  for (; m < p.M; ++m) add(m, to_float(row[m]), word_part[m * p.T_], sums[0]);
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+// k_t and v_t, a row of K or V a warp, a slot a lane; put(place in the layout, number).
+template <typename T, typename Put>
+KVMEM_DEVICE void read_out(const MemorySide<T>& p, Team team, View<const float> kept, View<const float> image_part,
+                           View<const float> gate_image, Put put) {
+  const int warps = block_threads() / kWarp;
+  for (int row = team.rank + team.ranks * warp(); row < 2 * p.C; row += team.ranks * warps) {
+    const bool is_key = row < p.C;
+    const int c = is_key ? row : row - p.C;
+    const View<const T> weight = (is_key ? p.key : p.value) + c * p.M;
+    const float bias = to_float(is_key ? p.key_bias[c] : p.value_bias[c]);
+    for (int slot = lane(); slot < p.T_; slot += kWarp) {
+      const float x =
+          p.whole_vectors
+              ? row_times_memory<16 / sizeof(T)>(p, weight, kept, image_part, gate_image, slot)
+              : row_times_memory<1>(p, weight, kept, image_part, gate_image, slot);
+      put((is_key ? p.layout.keys : p.layout.values) + c * p.T_ + slot, activate(x + bias, p.relu));
+    }
+  }
+}
+
+// u_t = W_g's second half times v_t, values (C, T).
+template <typename T, typename Put>
+KVMEM_DEVICE void read_response(const MemorySide<T>& p, Team team, View<const float> values, Put put) {
+  const int warps = block_threads() / kWarp;
+  for (int r = team.rank + team.ranks * warp(); r < p.R; r += team.ranks * warps) {
+    const View<const T> weight = p.response_gate + (2 * r + 1) * p.C;
+    for (int slot = lane(); slot < p.T_; slot += kWarp) {
+      float sums[4] = {};
+      int c = 0;
+      for (; c + 4 <= p.C; c += 4) {
+        KVMEM_UNROLL
+        for (int i = 0; i < 4; ++i) sums[i] += to_float(weight[c + i]) * values[(c + i) * p.T_ + slot];
+      }
+      for (; c < p.C; ++c) sums[0] += to_float(weight[c]) * values[c * p.T_ + slot];
+      put(p.layout.response + r * p.T_ + slot, (sums[0] + sums[1]) + (sums[2] + sums[3]));
+    }
+  }
+}
+
+template <typename T>
+struct MemoryForward {
+  MemorySide<T> side;
+  View<const float> mean_sums;  // (B, chunks, C)
+  View<float> mean, kept;
+  int chunks;
+  float positions;
+};
+
+constexpr int kMemoryThreads = 256;
+constexpr int kMemoryCluster = 8;
+
+template <typename T>
+KVMEM_KERNEL(kMemoryThreads, 1) memory_forward_kernel(KVMEM_PARAMETER(MemoryForward<T>) p) {
+  const MemorySide<T>& side = p.side;
+  const Team team{cluster_rank(), cluster_blocks()};
+  const int64_t image = block() / team.ranks;
+  const View<float> kept = p.kept + image * side.layout.size;
+  const View<float> mean = shared<float>(0, side.C), image_part = shared<float>(4 * side.C, side.M),
+                    gate_image = shared<float>(4 * (side.C + side.M), side.G);
+  const View<const float> sums = p.mean_sums + image * p.chunks * side.C;
+  for (int c = thread(); c < side.C; c += block_threads()) {
+    float sum = 0.0f;
+    for (int chunk = 0; chunk < p.chunks; ++chunk) sum += sums[chunk * side.C + c];
+    mean[c] = sum / p.positions;
+    if (team.rank == 0) p.mean[image * side.C + c] = mean[c];
+  }
+  write_words<kWarp>(side, image, team, kept);
+  block_barrier();
+  write_image(side, mean.template as<const float>(), image_part, gate_image);
+  if (team.rank == 0) {
+    for (int m = thread(); m < side.M; m += block_threads()) kept[side.layout.image_part + m] = image_part[m];
+    for (int g = thread(); g < side.G; g += block_threads()) kept[side.layout.gate_image + g] = gate_image[g];
+  }
+  cluster_barrier();
+  const auto put = [&](int at, float x) { kept[at] = x; };
+  const View<const float> written = kept.template as<const float>();
+  read_out(side, team, written, image_part.template as<const float>(), gate_image.template as<const float>(), put);
+  cluster_barrier();
+  read_response(side, team, written + side.layout.values, put);
+}
+
+// Blocks that share an image's memory side where it has a launch of its own.
+template <auto kernel>
+int memory_cluster(int threads, int shared_bytes) {
+  const Launch shared{kMemoryCluster, threads, kMemoryCluster, shared_bytes, nullptr};
+  return device().capability >= 90 && clusters_that_fit<kernel>(shared) > 0 ? kMemoryCluster : 1;
+}
+
+// mean_sums (B, chunks, C): sums of h over chunks of the positions. Writes a.mean and a.memory.
+template <typename T>
+const char* memory_forward(const ForwardArguments& a, const float* mean_sums, int chunks, void* stream) {
+  const Sizes& s = a.sizes;
+  const int64_t kept = memory_layout(s).size;
+  const MemoryForward<T> parameters{memory_side<T>(a),
+                                    view(mean_sums, s.B * chunks * s.C),
+                                    view(static_cast<float*>(a.mean), s.B * s.C),
+                                    view(a.memory, s.B * kept),
+                                    chunks,
+                                    static_cast<float>(s.N)};
+  const int shared_bytes = static_cast<int>(4 * (s.C + s.M + s.G));
+  const int cluster = memory_cluster<memory_forward_kernel<T>>(kMemoryThreads, shared_bytes);
+  return launch<memory_forward_kernel<T>>(Launch{s.B * cluster, kMemoryThreads, cluster, shared_bytes, stream},
+                                          parameters);
+}
+
+}  // namespace kvmem::cuda

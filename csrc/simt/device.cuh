@@ -1,0 +1,366 @@
+// The primitives of simt.cuh as CUDA intrinsics. Included by simt.cuh alone.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <atomic>
+
+#define KVMEM_DEVICE __device__ __forceinline__
+#define KVMEM_BOTH __host__ __device__ __forceinline__
+#define KVMEM_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
+#define KVMEM_PARAMETER(type) const __grid_constant__ type
+#define KVMEM_UNROLL _Pragma("unroll")
+#define KVMEM_NO_UNROLL _Pragma("unroll 1")
+
+namespace kvmem::simt {
+
+// Kernels that need clusters have no body where there are none.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr bool kClusters = false;
+#else
+constexpr bool kClusters = true;
+#endif
+
+using Bfloat16 = __nv_bfloat16;
+using Float16 = __half;
+
+KVMEM_DEVICE int thread() { return threadIdx.x; }
+KVMEM_DEVICE int lane() { return threadIdx.x % kWarp; }
+KVMEM_DEVICE int warp() { return threadIdx.x / kWarp; }
+KVMEM_DEVICE int block_threads() { return blockDim.x; }
+KVMEM_DEVICE int64_t block() { return blockIdx.x; }
+
+KVMEM_DEVICE int cluster_rank() {
+#if __CUDA_ARCH__ >= 900
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+#else
+  return 0;
+#endif
+}
+
+KVMEM_DEVICE int cluster_blocks() {
+#if __CUDA_ARCH__ >= 900
+  uint32_t blocks;
+  asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(blocks));
+  return blocks;
+#else
+  return 1;
+#endif
+}
+
+template <typename T>
+struct View {
+  T* data;
+
+  template <typename I>
+  KVMEM_DEVICE T& operator[](I i) const {
+    return data[i];
+  }
+  template <typename I>
+  KVMEM_DEVICE View operator+(I i) const {
+    return {data + i};
+  }
+  template <typename U>
+  KVMEM_DEVICE View<U> as() const {
+    return {reinterpret_cast<U*>(data)};
+  }
+  KVMEM_BOTH explicit operator bool() const { return data != nullptr; }
+};
+
+template <typename T>
+View<T> view(T* data, int64_t) {
+  return {data};
+}
+
+template <typename T>
+KVMEM_DEVICE View<T> shared(int byte, int) {
+  extern __shared__ __align__(128) char block_memory[];
+  return {reinterpret_cast<T*>(block_memory + byte)};
+}
+
+template <typename T>
+KVMEM_DEVICE View<T> peer(View<T> v, int rank) {
+#if __CUDA_ARCH__ >= 900
+  uint64_t there;
+  asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(reinterpret_cast<uint64_t>(v.data)), "r"(rank));
+  return {reinterpret_cast<T*>(there)};
+#else
+  return v;
+#endif
+}
+
+template <typename T, typename I>
+KVMEM_DEVICE Words4 load16(View<T> v, I i) {
+  return *reinterpret_cast<const Words4*>(v.data + i);
+}
+
+template <typename T, typename I>
+KVMEM_DEVICE void store16(View<T> v, I i, Words4 x) {
+  *reinterpret_cast<Words4*>(v.data + i) = x;
+}
+
+KVMEM_DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+
+template <typename T, typename U>
+KVMEM_DEVICE void copy16_async(View<T> to, View<U> from, bool valid) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
+               :
+               : "r"(shared_address(to.data)), "l"(__cvta_generic_to_global(from.data)), "r"(valid ? 16 : 0)
+               : "memory");
+}
+
+KVMEM_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+template <int n>
+KVMEM_DEVICE void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
+}
+
+KVMEM_DEVICE void warp_barrier() { __syncwarp(); }
+KVMEM_DEVICE void block_barrier() { __syncthreads(); }
+KVMEM_DEVICE void group_barrier(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+KVMEM_DEVICE void cluster_arrive() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+
+KVMEM_DEVICE void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#else
+  __syncthreads();
+#endif
+}
+
+KVMEM_DEVICE void cluster_barrier() {
+  cluster_arrive();
+  cluster_wait();
+}
+
+template <typename T>
+KVMEM_DEVICE T shuffle(T x, int from) {
+  return __shfl_sync(~0u, x, from);
+}
+template <typename T>
+KVMEM_DEVICE T shuffle_xor(T x, int mask) {
+  return __shfl_xor_sync(~0u, x, mask);
+}
+
+// Four matrices of 8 rows of 16 bytes: lane l names row l % 8 of matrix l / 8, and gets its part of each.
+template <typename T>
+KVMEM_DEVICE void matrix_load(uint32_t (&x)[4], View<T> row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+               : "r"(shared_address(row.data))
+               : "memory");
+}
+
+template <typename T>
+KVMEM_DEVICE void matrix_load_transposed(uint32_t (&x)[4], View<T> row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+               : "r"(shared_address(row.data))
+               : "memory");
+}
+
+// The inverses, from compute capability 9.0.
+template <typename T>
+KVMEM_DEVICE void matrix_store(const uint32_t (&x)[4], View<T> row) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row.data)),
+               "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
+               : "memory");
+#endif
+}
+
+template <typename T>
+KVMEM_DEVICE void matrix_store_transposed(const uint32_t (&x)[4], View<T> row) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                   shared_address(row.data)),
+               "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
+               : "memory");
+#endif
+}
+
+// d += left (16, 16) x right (16, 8), of 16-bit numbers.
+template <typename T>
+KVMEM_DEVICE void matrix_multiply(float (&d)[4], const uint32_t (&left)[4], const uint32_t (&right)[2]);
+
+template <>
+KVMEM_DEVICE void matrix_multiply<Bfloat16>(float (&d)[4], const uint32_t (&left)[4], const uint32_t (&right)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]), "r"(right[1]));
+}
+
+template <>
+KVMEM_DEVICE void matrix_multiply<Float16>(float (&d)[4], const uint32_t (&left)[4], const uint32_t (&right)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]), "r"(right[1]));
+}
+
+// The nearest number of 10 bits of fraction, which the tensor cores multiply exactly.
+KVMEM_DEVICE float round_to_tf32(float x) {
+  uint32_t bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+  return __uint_as_float(bits);
+}
+
+// d += left (16, 8) x right (8, 8), of numbers rounded to tf32. `left` and `right` hold blocks as 16-bit operands do, as
+// numbers of their own instead of pairs: the inner index is permuted alike in both, which leaves the sum the same.
+KVMEM_DEVICE void matrix_multiply_tf32(float (&d)[4], const float (&left)[4], const float (&right)[2]) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(__float_as_uint(left[0])), "r"(__float_as_uint(left[2])), "r"(__float_as_uint(left[1])),
+        "r"(__float_as_uint(left[3])), "r"(__float_as_uint(right[0])), "r"(__float_as_uint(right[1])));
+}
+
+KVMEM_DEVICE float to_float(float x) { return x; }
+KVMEM_DEVICE float to_float(Bfloat16 x) { return __bfloat162float(x); }
+KVMEM_DEVICE float to_float(Float16 x) { return __half2float(x); }
+
+template <typename T>
+KVMEM_DEVICE T from_float(float x);
+template <>
+KVMEM_DEVICE float from_float<float>(float x) {
+  return x;
+}
+template <>
+KVMEM_DEVICE Bfloat16 from_float<Bfloat16>(float x) {
+  return __float2bfloat16_rn(x);
+}
+template <>
+KVMEM_DEVICE Float16 from_float<Float16>(float x) {
+  return __float2half_rn(x);
+}
+
+template <typename T>
+KVMEM_DEVICE uint32_t pack(float low, float high);
+template <>
+KVMEM_DEVICE uint32_t pack<Bfloat16>(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+template <>
+KVMEM_DEVICE uint32_t pack<Float16>(float low, float high) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+template <typename T>
+KVMEM_DEVICE Float2 unpack(uint32_t bits);
+template <>
+KVMEM_DEVICE Float2 unpack<Bfloat16>(uint32_t bits) {
+  return {__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u)};
+}
+template <>
+KVMEM_DEVICE Float2 unpack<Float16>(uint32_t bits) {
+  const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&bits));
+  return {pair.x, pair.y};
+}
+
+KVMEM_DEVICE float float_of(uint32_t bits) { return __uint_as_float(bits); }
+KVMEM_DEVICE uint32_t bits_of(float x) { return __float_as_uint(x); }
+
+KVMEM_DEVICE float exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+KVMEM_DEVICE float log2(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+constexpr int kDevices = 64;
+
+inline int current_device() {
+  int index = 0;
+  cudaGetDevice(&index);
+  return index;
+}
+
+inline Device device() {
+  const auto read = [index = current_device()](cudaDeviceAttr attribute) {
+    int value = 0;
+    cudaDeviceGetAttribute(&value, attribute, index);
+    return value;
+  };
+  return {10 * read(cudaDevAttrComputeCapabilityMajor) + read(cudaDevAttrComputeCapabilityMinor),
+          read(cudaDevAttrMultiProcessorCount), read(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+          read(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
+}
+
+// The launch as the runtime wants it; `attribute` must outlive it.
+inline cudaLaunchConfig_t launch_config(const Launch& launch, cudaLaunchAttribute& attribute) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(launch.blocks));
+  config.blockDim = dim3(launch.threads);
+  config.dynamicSmemBytes = launch.shared_bytes;
+  config.stream = static_cast<cudaStream_t>(launch.stream);
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = launch.cluster;
+  attribute.val.clusterDim.y = 1;
+  attribute.val.clusterDim.z = 1;
+  config.attrs = &attribute;
+  config.numAttrs = launch.cluster > 1 ? 1 : 0;
+  return config;
+}
+
+// Lets `kernel` have as much shared memory as the device has and clusters of 16. Once a kernel and device.
+template <auto kernel>
+void allow_large_launches() {
+  static std::atomic<bool> done[kDevices];
+  const int index = current_device();
+  if (index < kDevices && done[index].load(std::memory_order_acquire)) return;
+  const Device limits = device();
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limits.block_shared);
+  if (limits.capability >= 90) cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  // What is refused here shows in clusters_that_fit or in the launch.
+  cudaGetLastError();
+  if (index < kDevices) done[index].store(true, std::memory_order_release);
+}
+
+// How many such clusters the device runs at a time: 0 where it can't run one.
+template <auto kernel>
+int clusters_that_fit(const Launch& launch) {
+  allow_large_launches<kernel>();
+  cudaLaunchAttribute attribute{};
+  const cudaLaunchConfig_t config = launch_config(launch, attribute);
+  int clusters = 0;
+  if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) != cudaSuccess) {
+    cudaGetLastError();
+    return 0;
+  }
+  return clusters;
+}
+
+// Null, or what went wrong.
+template <auto kernel, typename Parameters>
+const char* launch(const Launch& launch, const Parameters& parameters) {
+  if (launch.blocks == 0) return nullptr;
+  allow_large_launches<kernel>();
+  cudaLaunchAttribute attribute{};
+  const cudaLaunchConfig_t config = launch_config(launch, attribute);
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, parameters);
+  if (error == cudaSuccess) return nullptr;
+  cudaGetLastError();
+  return cudaGetErrorString(error);
+}
+
+}  // namespace kvmem::simt

@@ -1,0 +1,108 @@
+// The machine that the host build runs kernels on: fibers for threads, and rules that a GPU doesn't check.
+//
+// The blocks of a cluster run side by side, the clusters one after another. A thread runs until a collective operation
+// of its warp or a barrier holds it; which warp and lane goes on then is drawn by the seed. Errors are exceptions,
+// std::runtime_error, of launch(). Included by host.h alone.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "host_fiber.h"
+
+namespace kvmem::simt::host {
+
+// What a thread can wait in. The names are in host_engine.cpp.
+enum class Wait : uint8_t {
+  nothing,
+  warp,
+  shuffle,
+  shuffle_xor,
+  warp_barrier,
+  matrix_load,
+  matrix_load_transposed,
+  matrix_store,
+  matrix_store_transposed,
+  matrix_multiply,
+  matrix_multiply_tf32,
+  block_barrier,
+  group_barrier,
+  cluster_wait
+};
+
+struct Block;
+struct Warp;
+
+// One asynchronous copy of 16 bytes.
+struct Copy {
+  char* to;
+  const char* from;  // null: zeros
+  bool read, delivered;
+  int group;
+  char bytes[16];
+};
+
+struct Thread {
+  Fiber fiber;
+  Block* block;
+  Warp* warp;
+  int index, lane;
+  Wait wait;
+  int cluster_arrives, cluster_waits;
+  int copy_groups;  // closed ones
+  std::vector<Copy> copies;
+};
+
+struct Block {
+  int64_t index;
+  int rank;
+  char* shared;
+  int running;         // threads that aren't done
+  int cluster_waits;   // cluster barriers that a thread of it has passed
+  int in_use_until;    // the cluster barrier that it may not end before, as others use its shared memory
+};
+
+extern Thread* current;  // null outside a kernel
+extern Launch current_launch;
+
+[[noreturn]] void fail(const std::string& what);
+bool one_in(int n);  // drawn by the seed, never where threads run in their order
+
+// All lanes of the warp meet here with what they bring; the last to come completes the operation for all.
+using Complete = void (*)(void* const* lanes);
+void gather(Wait wait, void* mine, Complete complete);
+void wait_at_barrier(int id, int threads);
+void arrive_at_cluster();
+void wait_for_cluster();
+
+void start_copy(char* to, const char* from);
+void close_copies();
+void finish_copies(int open_groups);
+
+char* shared_memory(int byte, int64_t bytes, size_t alignment);
+Block* block_of_cluster(int rank);
+// The current thread is about to use the shared memory of another block.
+void use_shared_memory_of(Block* owner);
+// An access of `size` bytes at `address`, outside [begin, end) or not aligned. `owner` is null for global memory.
+[[noreturn]] void refuse_access(uintptr_t address, uintptr_t begin, uintptr_t end, size_t size, size_t alignment,
+                                const Block* owner);
+
+using Body = void (*)(const void* parameters);
+void run(const Launch& launch, const std::string& kernel, Body body, const void* parameters);
+
+// What was launched since the list was last cleared.
+struct Launched {
+  std::string kernel;
+  Launch launch;
+};
+std::vector<Launched>& launched();
+
+// 0: lanes and warps in their order, copies as late as possible; else a random order, the same for the same seed.
+void set_seed(uint64_t seed);
+void set_device(const Device& device, int largest_cluster);
+const Device& device_in_use();
+int clusters_that_fit(const Launch& launch);
+
+}  // namespace kvmem::simt::host

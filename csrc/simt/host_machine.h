@@ -1,0 +1,73 @@
+// The state of the machine of host_engine.h, for its own sources alone.
+#pragma once
+
+#include <exception>
+
+#include "simt.cuh"
+
+namespace kvmem::simt::host {
+
+constexpr int kBarriers = 16;
+constexpr uint32_t kAllLanes = ~0u;
+
+// A warp waits as a whole: its lanes first gather, then the barrier (if it is one) counts them.
+struct Warp {
+  Thread* lanes;
+  Block* block;
+  uint32_t runnable, arrived, done;  // a bit a lane
+  Wait wait;
+  int barrier, barrier_threads;
+  bool queued;
+  void* brought[kWarp];
+};
+
+struct Barrier {
+  int threads, arrived;
+  std::vector<Warp*> waiting;
+};
+
+struct Random {
+  uint64_t state = 0;
+  uint32_t next() {
+    uint64_t z = state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    return static_cast<uint32_t>((z ^ z >> 27) >> 16);
+  }
+  uint32_t below(size_t n) { return static_cast<uint32_t>(static_cast<uint64_t>(next()) * n >> 32); }
+  bool one_in(int n) { return n && below(n) == 0; }
+};
+
+struct Machine {
+  std::string kernel;
+  Body body;
+  const void* parameters;
+  std::vector<Thread> threads;
+  std::vector<Warp> warps;
+  std::vector<Block> blocks;
+  std::vector<Barrier> barriers;  // kBarriers a block
+  std::vector<char> shared;
+  std::vector<Warp*> queue;  // those with lanes that can run
+  Warp* running = nullptr;
+  int running_threads = 0;
+  int cluster_arrived = 0, cluster_barriers = 0;
+  std::vector<Warp*> cluster_waiting;
+  Stacks stacks;
+  Fiber caller;
+  std::exception_ptr error;
+  bool ordered = true;
+  Random random;
+  int leave_one_in = 0;  // how often a warp that could go on makes way for another
+};
+
+Machine& machine();
+
+// Of the kernel, where no thread is to blame.
+[[noreturn]] void fail_in_kernel(const std::string& what);
+
+// Makes the next thread the current one: its fiber, or the caller's when all are done.
+Fiber& next_fiber();
+
+// The current thread's kernel has returned.
+void end_thread();
+
+}  // namespace kvmem::simt::host

@@ -1,0 +1,274 @@
+// The CUDA kernels' source on the host for pytest: forward and backward on numpy arrays.
+//
+// Numbers of 16 bits come and go as uint16 arrays of their bits. The image and what is shaped like it are (B, C, N)
+// arrays, or (B, N, C) if channels_last. Everything else has the shapes of csrc/kv_memory.h.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+
+#include "kv_memory.h"
+#include "simt/simt.cuh"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(address, bytes)
+#define ASAN_UNPOISON_MEMORY_REGION(address, bytes)
+#endif
+
+namespace py = pybind11;
+
+namespace kvmem {
+namespace {
+
+using Array = py::array;
+using Inputs = std::vector<Array>;
+
+// Device memory: exactly so many bytes, NaN in them and around them, `skew` bytes past an alignment of 512.
+class Buffer {
+ public:
+  Buffer(size_t bytes, size_t skew) : bytes_(bytes), storage_(new unsigned char[bytes + 3 * kMargin]) {
+    std::memset(storage_.get(), 0xff, bytes + 3 * kMargin);
+    const uintptr_t first = reinterpret_cast<uintptr_t>(storage_.get()) + kMargin;
+    data_ = storage_.get() + kMargin + (kMargin - first % kMargin) % kMargin + skew;
+    ASAN_POISON_MEMORY_REGION(data_ - kMargin, kMargin);
+    ASAN_POISON_MEMORY_REGION(data_ + bytes_, kMargin - skew);
+  }
+  Buffer(const Buffer&) = delete;
+  ~Buffer() { ASAN_UNPOISON_MEMORY_REGION(storage_.get(), bytes_ + 3 * kMargin); }
+
+  unsigned char* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+  void check_margins(const char* name) const {
+    ASAN_UNPOISON_MEMORY_REGION(storage_.get(), bytes_ + 3 * kMargin);
+    for (size_t i = 0; i < kMargin / 2; ++i) {
+      if (data_[-1 - static_cast<ptrdiff_t>(i)] != 0xff || data_[bytes_ + i] != 0xff) {
+        throw std::runtime_error(std::string("written beyond ") + name);
+      }
+    }
+  }
+
+ private:
+  static constexpr size_t kMargin = 512;
+  size_t bytes_;
+  std::unique_ptr<unsigned char[]> storage_;
+  unsigned char* data_;
+};
+
+// The buffers of one call. Pointers stay valid as long as it lives.
+class Memory {
+ public:
+  Memory(std::string type, int misalignment) : type_(std::move(type)), misalignment_(misalignment) {}
+
+  // What a caller may have cut out of a larger tensor, unlike what the framework allocated.
+  const void* input(const char* name, const Array& array) {
+    return copy(name, array, misalignment_ * array.itemsize());
+  }
+
+  const void* copy(const char* name, const Array& array, size_t skew = 0) {
+    const Buffer& buffer = make(name, array.nbytes(), skew);
+    const Array packed = Array::ensure(array, Array::c_style);
+    std::memcpy(buffer.data(), packed.data(), packed.nbytes());
+    return buffer.data();
+  }
+
+  void* output(const char* name, size_t bytes) { return make(name, bytes, 0).data(); }
+
+  // A copy of what stands at `data`, which output() gave.
+  Array array(const void* data, std::vector<int64_t> shape, bool float32) const {
+    Array result(float32 || type_ == "float32" ? py::dtype::of<float>() : py::dtype::of<uint16_t>(), shape);
+    std::memcpy(result.mutable_data(), data, result.nbytes());
+    return result;
+  }
+
+  void check_margins() const {
+    for (const auto& [name, buffer] : buffers_) buffer->check_margins(name);
+  }
+
+  size_t item() const { return type_ == "float32" ? 4 : 2; }
+  DataType type() const {
+    if (type_ == "float32") return DataType::float32;
+    if (type_ == "bfloat16") return DataType::bfloat16;
+    if (type_ == "float16") return DataType::float16;
+    throw std::invalid_argument("dtype " + type_);
+  }
+
+ private:
+  Buffer& make(const char* name, size_t bytes, size_t skew) {
+    buffers_.emplace_back(name, std::make_unique<Buffer>(bytes, skew));
+    return *buffers_.back().second;
+  }
+
+  std::string type_;
+  int misalignment_;
+  std::vector<std::pair<const char*, std::unique_ptr<Buffer>>> buffers_;
+};
+
+constexpr const char* kNames[kInputs] = {"image",
+                                         "words",
+                                         "gate_word",
+                                         "gate_image",
+                                         "write_word_weight",
+                                         "write_word_bias",
+                                         "write_image_weight",
+                                         "write_image_bias",
+                                         "key_weight",
+                                         "key_bias",
+                                         "value_weight",
+                                         "value_bias",
+                                         "response_gate_weight",
+                                         "response_gate_bias"};
+
+std::vector<int64_t> shape_of(const Array& array) { return {array.shape(), array.shape() + array.ndim()}; }
+
+// How a call is made: everything that isn't a tensor.
+struct Settings {
+  std::string dtype;
+  bool linear_write_gate, relu, detach_mean, channels_last;
+  uint64_t seed;     // of the order of the threads
+  int misalignment;  // of what comes from the caller, in elements
+};
+
+Settings settings_of(const py::kwargs& given) {
+  return {given["dtype"].cast<std::string>(), given["linear_write_gate"].cast<bool>(), given["relu"].cast<bool>(),
+          given["detach_mean"].cast<bool>(),  given["channels_last"].cast<bool>(),     given["seed"].cast<uint64_t>(),
+          given["misalignment"].cast<int>()};
+}
+
+template <typename Arguments>
+Arguments arguments_of(const Inputs& inputs, const std::optional<Array>& mask, const Settings& settings,
+                       Memory& memory) {
+  if (inputs.size() != kInputs) throw std::invalid_argument("expected the image, the words and twelve weights");
+  Arguments a{};
+  const Array &image = inputs[kImage], &words = inputs[kWords];
+  const int channels = settings.channels_last ? 2 : 1;
+  a.sizes = {image.shape(0), image.shape(channels), image.shape(3 - channels), words.shape(1), words.shape(2),
+             inputs[kWriteWordWeight].shape(0), inputs[kGateWord].shape(0), inputs[kResponseGateWeight].shape(0)};
+  a.options = {settings.linear_write_gate, settings.relu, settings.detach_mean};
+  a.type = memory.type();
+  a.channels_last = settings.channels_last;
+  for (int i = 0; i < kInputs; ++i) {
+    if (static_cast<size_t>(inputs[i].itemsize()) != memory.item()) throw std::invalid_argument(kNames[i]);
+    a.inputs[i] = memory.input(kNames[i], inputs[i]);
+  }
+  if (mask) a.mask = static_cast<const bool*>(memory.input("mask", *mask));
+  return a;
+}
+
+void run(const char* (*work)(const void*, void*), const void* arguments, const Settings& settings,
+         const Memory& memory) {
+  simt::host::set_seed(settings.seed);
+  simt::host::launched().clear();
+  if (const char* error = work(arguments, nullptr)) throw std::runtime_error(error);
+  memory.check_margins();
+}
+
+py::list launches() {
+  py::list list;
+  for (const auto& [kernel, launch] : simt::host::launched()) {
+    py::dict entry;
+    entry["kernel"] = kernel;
+    entry["blocks"] = launch.blocks;
+    entry["threads"] = launch.threads;
+    entry["cluster"] = launch.cluster;
+    entry["shared_bytes"] = launch.shared_bytes;
+    list.append(entry);
+  }
+  return list;
+}
+
+const char* name_of(cuda::Path path) { return path == cuda::Path::cluster ? "cluster" : "general"; }
+
+py::dict forward(const Inputs& inputs, const std::optional<Array>& mask, bool attention, const Settings& settings) {
+  Memory memory(settings.dtype, settings.misalignment);
+  auto a = arguments_of<ForwardArguments>(inputs, mask, settings, memory);
+  const auto [B, C, N, T, D, M, G, R] = a.sizes;
+  const int64_t kept = cuda::kept_memory(a.sizes);
+  a.out = memory.output("out", B * C * N * memory.item());
+  if (attention) a.attention = memory.output("attention", B * T * N * memory.item());
+  a.mean = memory.output("mean", B * C * 4);
+  a.log_sum_exp = static_cast<float*>(memory.output("log_sum_exp", B * N * 4));
+  a.memory = static_cast<float*>(memory.output("memory", B * kept * 4));
+  const size_t workspace = cuda::forward_workspace(a);
+  a.workspace = memory.output("workspace", workspace);
+  const char* path = name_of(cuda::forward_path(a));
+  run([](const void* p, void* stream) { return cuda::forward(*static_cast<const ForwardArguments*>(p), stream); }, &a,
+      settings, memory);
+
+  py::dict result;
+  result["out"] = memory.array(a.out, shape_of(inputs[kImage]), false);
+  if (attention) result["attention"] = memory.array(a.attention, {B, T, N}, false);
+  result["mean"] = memory.array(a.mean, {B, C}, true);
+  result["log_sum_exp"] = memory.array(a.log_sum_exp, {B, N}, true);
+  result["memory"] = memory.array(a.memory, {B, kept}, true);
+  result["path"] = path;
+  result["workspace"] = workspace;
+  result["launches"] = launches();
+  return result;
+}
+
+py::dict backward(const Inputs& inputs, const std::optional<Array>& mask, const py::dict& saved, const Array& grad_out,
+                  const std::optional<Array>& grad_attention, const std::vector<bool>& needs,
+                  const Settings& settings) {
+  Memory memory(settings.dtype, settings.misalignment);
+  auto a = arguments_of<BackwardArguments>(inputs, mask, settings, memory);
+  a.mean = memory.copy("mean", saved["mean"].cast<Array>());
+  a.log_sum_exp = static_cast<const float*>(memory.copy("log_sum_exp", saved["log_sum_exp"].cast<Array>()));
+  a.memory = static_cast<const float*>(memory.copy("memory", saved["memory"].cast<Array>()));
+  a.grad_out = memory.input("grad_out", grad_out);
+  if (grad_attention) a.grad_attention = memory.input("grad_attention", *grad_attention);
+  if (needs.size() != kInputs) throw std::invalid_argument("needs: expected a truth value for every input");
+  for (int i = 0; i < kInputs; ++i) {
+    if (needs[i]) a.gradients[i] = memory.output("a gradient", inputs[i].nbytes());
+  }
+  const size_t workspace = cuda::backward_workspace(a);
+  a.workspace = memory.output("workspace", workspace);
+  const char* path = name_of(cuda::backward_path(a));
+  run([](const void* p, void* stream) { return cuda::backward(*static_cast<const BackwardArguments*>(p), stream); }, &a,
+      settings, memory);
+
+  py::dict result, gradients;
+  for (int i = 0; i < kInputs; ++i) {
+    if (needs[i]) gradients[kNames[i]] = memory.array(a.gradients[i], shape_of(inputs[i]), false);
+  }
+  result["gradients"] = gradients;
+  result["path"] = path;
+  result["workspace"] = workspace;
+  result["launches"] = launches();
+  return result;
+}
+
+}  // namespace
+}  // namespace kvmem
+
+PYBIND11_MODULE(kvmem_simt, module) {
+  using namespace kvmem;
+  module.def(
+      "forward",
+      [](const Inputs& inputs, const std::optional<Array>& mask, bool attention, const py::kwargs& settings) {
+        return forward(inputs, mask, attention, settings_of(settings));
+      },
+      py::arg("inputs"), py::arg("mask"), py::arg("attention"));
+  module.def(
+      "backward",
+      [](const Inputs& inputs, const std::optional<Array>& mask, const py::dict& saved, const Array& grad_out,
+         const std::optional<Array>& grad_attention, const std::vector<bool>& needs, const py::kwargs& settings) {
+        return backward(inputs, mask, saved, grad_out, grad_attention, needs, settings_of(settings));
+      },
+      py::arg("inputs"), py::arg("mask"), py::arg("saved"), py::arg("grad_out"), py::arg("grad_attention"),
+      py::arg("needs"));
+  module.def("use_general_path", cuda::use_general_path);
+  module.def(
+      "set_device",
+      [](int capability, int multiprocessors, int block_shared, int shared, int largest_cluster) {
+        simt::host::set_device({capability, multiprocessors, block_shared, shared}, largest_cluster);
+      },
+      py::arg("capability") = 90, py::arg("multiprocessors") = 132, py::arg("block_shared") = 232448,
+      py::arg("shared") = 233472, py::arg("largest_cluster") = 16);
+}

@@ -1,0 +1,98 @@
+"""Which kernels run, and how many: the choice of the backend, of its path, and the launches of a call."""
+
+import pytest
+import torch
+
+import kvmem
+
+STAGES = {"stage two": (10, 64, (64, 64), 18, 256, 128), "stage three": (4, 64, (128, 128), 18, 256, 128)}
+MOST_BACKWARD_LAUNCHES = 4
+
+
+def directions(problem):
+    """Functions that run forward and backward on the same problem."""
+    problem = problem.leaves()
+    out = problem.run("cuda")
+    grad = torch.randn_like(out)
+    inputs = list(problem.inputs.values())
+
+    def forward():
+        with torch.no_grad():
+            return problem.run("cuda")
+
+    return forward, lambda: torch.autograd.grad(out, inputs, grad, retain_graph=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_papers_shapes_take_one_launch_forward_and_at_most_four_backward(
+    hopper, make_problem, launches, stage, channels_last, dtype
+):
+    problem = make_problem(*STAGES[stage], mask="partial", dtype=dtype, channels_last=channels_last)
+    forward, backward = directions(problem)
+    names = launches(forward)
+    assert len(names) == 1 and "cluster_forward" in names[0], names
+    names = launches(backward)
+    assert 1 <= len(names) <= MOST_BACKWARD_LAUNCHES, names
+    assert any("cluster_backward" in name for name in names), names
+
+
+def test_the_general_path_can_be_forced(make_problem, path, launches):
+    forward, backward = directions(make_problem(2, 64, (16, 16), 18))
+    names = launches(forward) + launches(backward)
+    general = [name for name in names if "general_" in name]
+    cluster = [name for name in names if "cluster_" in name]
+    if path == "general" or torch.cuda.get_device_capability()[0] < 9:
+        assert general and not cluster, names
+    else:
+        assert cluster and not general, names
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"channels": 63}, {"channels": 64, "slots": 32}, {"channels": 64, "response_gate_width": "vector"}],
+    ids=str,
+)
+def test_other_shapes_take_the_general_path(make_problem, launches, settings):
+    forward, backward = directions(make_problem(**settings))
+    assert any("general_forward" in name for name in launches(forward))
+    assert any("general_backward" in name for name in launches(backward))
+
+
+def test_an_unknown_path_is_refused():
+    with pytest.raises(RuntimeError, match="path 'fast' doesn't exist; expected auto or general"):
+        torch.ops.kvmem.cuda_path("fast")
+
+
+def test_the_layer_picks_the_kernels_by_itself(called_operators, monkeypatch):
+    monkeypatch.delenv("KVMEM_BACKEND", raising=False)
+    layer = kvmem.KVMemoryLayer(64, 256).cuda()
+    image, words = torch.randn(2, 64, 8, 8, device="cuda", requires_grad=True), torch.randn(2, 18, 256, device="cuda")
+    with called_operators() as called:
+        layer(image, words).sum().backward()
+    assert called.names.count("kvmem::kv_memory") == called.names.count("kvmem::kv_memory_backward") == 1
+    assert not any(name.startswith(("aten::bmm", "aten::_softmax", "aten::addmm")) for name in called.names)
+    status = kvmem.backends()["cuda"]
+    assert status.available and torch.cuda.get_device_name() in status.reason and "sm_" in status.reason
+
+
+@pytest.mark.parametrize("settings", [{"slots": 129}, {"channels": 513}, {"dtype": torch.float64}], ids=str)
+def test_calls_beyond_the_kernels_run_eager_unless_they_were_asked_for(make_problem, called_operators, settings):
+    problem = make_problem(memory_channels=8, **settings)
+    with called_operators() as called:
+        out = problem.run()
+    assert not any(name.startswith("kvmem::") for name in called.names)
+    assert torch.equal(out, problem.run("eager"))
+    with pytest.raises(RuntimeError, match="backend 'cuda' can't run this call: its kernels don't take"):
+        problem.run("cuda")
+    with pytest.raises(RuntimeError, match="kvmem: the CUDA kernels take"):
+        torch.ops.kvmem.kv_memory(*problem.operator_arguments())
+
+
+def test_tensors_of_the_cpu_are_refused(make_problem):
+    problem = make_problem()
+    with pytest.raises(RuntimeError, match="backend 'cuda' runs on cuda tensors: image is on device 'cpu'"):
+        problem.on("cpu").run("cuda")
+    with pytest.raises(ValueError, match="words: got device cpu, expected cuda:0 as in image"):
+        problem.with_inputs([problem.image, problem.words.cpu(), *problem.weights.values()]).run()

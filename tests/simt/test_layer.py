@@ -1,0 +1,152 @@
+"""How the CUDA kernels' source runs on the CPU: launches, the same bits in any order, what is computed, sanitizers."""
+
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import simt_build
+import torch
+from kvmem_accuracy import DTYPES
+from kvmem_problems import make_problem
+
+SHAPES = {
+    "cluster": (2, 64, (9, 16), 18, 16, 32),
+    "general": (2, 16, (5, 7), 6, 12, 32),
+}
+
+
+def gradients_of_outputs(problem):
+    generator = torch.Generator().manual_seed(1)
+    batch, _, height, width = problem.image.shape
+    shapes = (problem.image.shape, (batch, problem.words.shape[1], height, width))
+    return [torch.randn(shape, generator=generator).to(problem.image.dtype) for shape in shapes]
+
+
+def kernel_names(call):
+    """The kernels that a call launched, without namespaces and template arguments."""
+    return [re.search(r"(\w+)<", launch["kernel"]).group(1) for launch in call["launches"]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_launches_of_the_cluster_path(layer, dtype):
+    """One forward; backward one over the positions and at most three for the memory side's small gradients."""
+    problem = make_problem(*SHAPES["cluster"], dtype=dtype)
+    layer(problem, False, gradients_of_outputs(problem))
+    assert (layer.forward["path"], layer.backward["path"]) == ("cluster", "cluster")
+    assert kernel_names(layer.forward) == ["cluster_forward_kernel"]
+    assert layer.forward["launches"][0]["cluster"] > 1
+    assert kernel_names(layer.backward)[0].startswith("cluster_backward")
+    assert len(layer.backward["launches"]) <= 4
+
+
+@pytest.mark.parametrize("detach_mean", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_launches_of_the_general_path(layer, dtype, detach_mean):
+    """One for every step; the mean's gradient is added last, where it has one."""
+    problem = make_problem(*SHAPES["general"], dtype=dtype, detach_mean=detach_mean)
+    layer(problem, False, gradients_of_outputs(problem))
+    assert (layer.forward["path"], layer.backward["path"]) == ("general", "general")
+    forward = ["sum_chunks", "memory_forward_kernel", "pack_tables", "general_forward_tiles"]
+    backward = ["pack_tables", "general_backward_chunks", "memory_backward_kernel", "multiply_products"]
+    assert kernel_names(layer.forward) == forward
+    assert kernel_names(layer.backward) == backward + ([] if detach_mean else ["add_mean_gradient"])
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_any_order_of_threads_gives_the_same_bits(layer, shape, dtype, channels_last):
+    """A missing barrier would show here, or as NaN: what nobody wrote yet is NaN."""
+    problem = make_problem(*shape, dtype=dtype, mask="partial", channels_last=channels_last)
+    grads = gradients_of_outputs(problem)
+    expected = layer(problem, True, grads)
+    for layer.seed in range(1, 5):
+        for name, found in layer(problem, True, grads).items():
+            assert torch.equal(found, expected[name]), f"{name}, seed {layer.seed}"
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_any_order_where_the_image_does_not_fit_on_chip(layer, device, dtype, channels_last):
+    """Tiles that make way for others, too, and not one copied over another that is still read."""
+    device("small sm_90, 32 bit" if dtype == torch.float32 else "small sm_90, 16 bit", 2)
+    problem = make_problem(1, 64, (30, 32), 18, 16, 32, dtype=dtype, mask="partial", channels_last=channels_last)
+    grads = gradients_of_outputs(problem)
+    expected = layer(problem, True, grads)
+    assert (layer.forward["path"], layer.backward["path"]) == ("cluster", "cluster")
+    for layer.seed in range(1, 4):
+        for name, found in layer(problem, True, grads).items():
+            assert torch.equal(found, expected[name]), f"{name}, seed {layer.seed}"
+
+
+@pytest.mark.parametrize("detach_mean", [False, True])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_only_the_gradients_that_are_needed(layer, shape, detach_mean):
+    """Each alone, none, all but one: the same bits as with all of them."""
+    problem = make_problem(*shape, dtype=torch.bfloat16, mask="partial", detach_mean=detach_mean)
+    grad_out, grad_attention = gradients_of_outputs(problem)
+    layer.run_forward(problem)
+    names = list(problem.inputs)
+    everything = layer.run_backward(problem, grad_out, grad_attention)
+    wanted = [[], ["image"], ["words"], ["image", "words"], names[2:], names[:-1], *([name] for name in names[2:])]
+    for needed in wanted:
+        found = layer.run_backward(problem, grad_out, grad_attention, [name in needed for name in names])
+        assert list(found) == needed
+        for name, gradient in found.items():
+            assert torch.equal(gradient, everything[name]), f"{name} of {needed}"
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_no_image(layer, shape):
+    """B=0: nothing to read, weight gradients of zero."""
+    problem = make_problem(*shape)
+    problem = problem.with_inputs([problem.image[:0], problem.words[:0], *list(problem.inputs.values())[2:]])
+    found = layer(problem, True, gradients_of_outputs(problem))
+    assert found["out"].numel() == 0
+    for name in list(problem.inputs)[2:]:
+        assert not found[f"gradient of {name}"].any(), name
+
+
+RUN_SANITIZED = """
+import importlib.util, pickle, sys
+
+spec = importlib.util.spec_from_file_location("kvmem_simt", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+with open(sys.argv[2], "rb") as file:
+    cases = pickle.load(file)
+for case in cases:
+    forward = module.forward(case["inputs"], case["mask"], True, **case["settings"])
+    backward = module.backward(
+        case["inputs"], case["mask"], forward, case["grad_out"], case["grad_attention"], [True] * 14, **case["settings"]
+    )
+    found = {**forward, **backward["gradients"]}
+    for name, expected in case["expected"].items():
+        assert found[name].tobytes() == expected.tobytes(), name
+print(len(cases), "cases ran")
+"""
+
+
+def test_sanitizers(layer, sanitized: Path, tmp_path: Path):
+    """No access outside an array and no undefined behaviour, and the same bits as without the sanitizers."""
+    shapes = (SHAPES["cluster"], SHAPES["general"], (1, 13, (3, 5), 33, 7, 9))
+    cases = []
+    for layer.seed, shape in enumerate(shapes):
+        for dtype in DTYPES:
+            problem = make_problem(*shape, dtype=dtype, mask="partial", channels_last=dtype is torch.bfloat16)
+            cases.append(layer.recorded(problem, gradients_of_outputs(problem)))
+    (tmp_path / "cases.pickle").write_bytes(pickle.dumps(cases))
+    command = [sys.executable, "-c", RUN_SANITIZED, str(sanitized), str(tmp_path / "cases.pickle")]
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": " ".join(simt_build.sanitizer_libraries()),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-8000:]
+    assert done.stdout == f"{len(cases)} cases ran\n"

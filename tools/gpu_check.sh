@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in under ten minutes: build, tests, compute-sanitizer, benchmarks.
+#
+#   tools/gpu_check.sh OUTDIR [step...]      steps: build tests accuracy memcheck racecheck benchmarks compiled
+#
+# OUTDIR gets summary.json, logs, and the benchmarks' records, seven files in all. A step that fails or runs out of time
+# doesn't stop the next. Needs no network: what pip would fetch is not fetched, and the tests of kvmem do without it.
+# KVMEM_CHECK_SECONDS (570) is the time for all, KVMEM_CHECK_PYTHON (python3) the Python that has torch.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+out=$(mkdir -p "${1:?OUTDIR}" && cd "$1" && pwd)
+shift
+steps=${*:-build tests accuracy memcheck racecheck benchmarks compiled}
+limit=${KVMEM_CHECK_SECONDS:-570}
+python=${KVMEM_CHECK_PYTHON:-python3}
+# cmake and ninja lie beside Python where pip has put them.
+PATH="$(dirname "$("$python" -c 'import sys; print(sys.executable)')"):$PATH"
+export PATH PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 KVMEM_REQUIRE_CUDA=1
+xdist=$("$python" -c 'import importlib.util as u; print("-n 4" if u.find_spec("xdist") else "")')
+
+build() {
+  nvidia-smi
+  nvcc --version
+  "$python" -m pip install -v --no-build-isolation --no-deps -e . || "$python" setup.py build_ext --inplace
+  "$python" -c 'import kvmem; status = kvmem.backends()["cuda"]; print(status); assert status.available'
+}
+tests() { "$python" -m pytest -q -rfEs --durations=10 tests/gpu tests/cuda --deselect tests/gpu/test_accuracy.py; }
+# shellcheck disable=SC2086
+accuracy() { "$python" -m pytest -q -rfE $xdist tests/gpu/test_accuracy.py; }
+sanitize() {
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 20 \
+    "$python" tools/sanitizer_cases.py
+}
+memcheck() { sanitize memcheck; }
+racecheck() { sanitize racecheck; }
+measure() { "$python" benchmarks/run.py --device cuda --seconds "$((budget - 25))" "$@"; }
+benchmarks() { measure --torch-compile none --json "$out/benchmarks.json"; }
+compiled() { measure --torch-compile only --json "$out/compiled.json"; }
+
+seconds_of() {
+  case $1 in build) echo 180 ;; tests | accuracy) echo 150 ;; memcheck | racecheck) echo 90 ;; *) echo 200 ;; esac
+}
+
+log_of() {
+  case $1 in tests | accuracy) echo tests ;; *check) echo sanitizer ;; benchmarks | compiled) echo benchmarks ;; *) echo "$1" ;; esac
+}
+
+export -f build tests accuracy sanitize memcheck racecheck measure benchmarks compiled
+export python out xdist budget
+results="" failed=0
+rm -f "$out"/{build,tests,sanitizer,benchmarks}.log
+for step in $steps; do
+  log="$out/$(log_of "$step").log" begin=$SECONDS
+  budget=$(seconds_of "$step")
+  [ "$budget" -lt $((limit - SECONDS)) ] || budget=$((limit - SECONDS))
+  if [ "$budget" -lt 30 ]; then
+    echo "$step: no time left" >>"$log"
+    code=124
+  else
+    timeout -k 5 "$budget" bash -c "$step" >>"$log" 2>&1
+    code=$?
+  fi
+  [ "$code" -eq 0 ] || failed=1
+  echo "$step: exit $code after $((SECONDS - begin)) s; $(tail -n 1 "$log")"
+  results+="${results:+,}
+  {\"step\": \"$step\", \"exit\": $code, \"seconds\": $((SECONDS - begin))}"
+  # Written after every step: what comes back of a run that is stopped says how far it got.
+  printf '{"limit_seconds": %s, "steps": [%s\n]}\n' "$limit" "$results" >"$out/summary.json"
+done
+exit $failed

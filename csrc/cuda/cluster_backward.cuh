@@ -6,6 +6,7 @@
 // gradients of parameters and words from what the first leaves of each image (products.cuh).
 #pragma once
 
+#include "cluster_plan.cuh"
 #include "cluster_reduction.cuh"
 #include "products.cuh"
 

@@ -5,7 +5,9 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#include <atomic>
+#include <map>
+#include <mutex>
+#include <tuple>
 
 #define KVMEM_DEVICE __device__ __forceinline__
 #define KVMEM_BOTH __host__ __device__ __forceinline__
@@ -295,15 +297,23 @@ inline int current_device() {
   return index;
 }
 
+// Of the current device. Asked for once: the runtime takes longer to answer than to launch a kernel.
 inline Device device() {
-  const auto read = [index = current_device()](cudaDeviceAttr attribute) {
-    int value = 0;
-    cudaDeviceGetAttribute(&value, attribute, index);
-    return value;
-  };
-  return {10 * read(cudaDevAttrComputeCapabilityMajor) + read(cudaDevAttrComputeCapabilityMinor),
-          read(cudaDevAttrMultiProcessorCount), read(cudaDevAttrMaxSharedMemoryPerBlockOptin),
-          read(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
+  static std::once_flag asked[kDevices];
+  static Device devices[kDevices];
+  const int index = current_device();
+  std::call_once(asked[index], [index] {
+    const auto read = [index](cudaDeviceAttr attribute) {
+      int value = 0;
+      cudaDeviceGetAttribute(&value, attribute, index);
+      return value;
+    };
+    devices[index] = {
+        10 * read(cudaDevAttrComputeCapabilityMajor) + read(cudaDevAttrComputeCapabilityMinor),
+        read(cudaDevAttrMultiProcessorCount), read(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+        read(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
+  });
+  return devices[index];
 }
 
 // The launch as the runtime wants it; `attribute` must outlive it.
@@ -325,29 +335,33 @@ inline cudaLaunchConfig_t launch_config(const Launch& launch, cudaLaunchAttribut
 // Lets `kernel` have as much shared memory as the device has and clusters of 16. Once a kernel and device.
 template <auto kernel>
 void allow_large_launches() {
-  static std::atomic<bool> done[kDevices];
-  const int index = current_device();
-  if (index < kDevices && done[index].load(std::memory_order_acquire)) return;
-  const Device limits = device();
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limits.block_shared);
-  if (limits.capability >= 90) cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-  // What is refused here shows in clusters_that_fit or in the launch.
-  cudaGetLastError();
-  if (index < kDevices) done[index].store(true, std::memory_order_release);
+  static std::once_flag allowed[kDevices];
+  std::call_once(allowed[current_device()], [] {
+    const Device limits = device();
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limits.block_shared);
+    if (limits.capability >= 90) cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    // What is refused here shows in clusters_that_fit or in the launch.
+    cudaGetLastError();
+  });
 }
 
-// How many such clusters the device runs at a time: 0 where it can't run one.
+// How many such clusters the device runs at a time: 0 where it can't run one. Asked for once a kind of launch.
 template <auto kernel>
 int clusters_that_fit(const Launch& launch) {
+  static std::mutex mutex;
+  static std::map<std::tuple<int, int, int, int>, int> answers;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const std::tuple key(current_device(), launch.threads, launch.cluster, launch.shared_bytes);
+  if (const auto known = answers.find(key); known != answers.end()) return known->second;
   allow_large_launches<kernel>();
   cudaLaunchAttribute attribute{};
   const cudaLaunchConfig_t config = launch_config(launch, attribute);
   int clusters = 0;
   if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) != cudaSuccess) {
     cudaGetLastError();
-    return 0;
+    clusters = 0;
   }
-  return clusters;
+  return answers[key] = clusters;
 }
 
 // Null, or what went wrong.

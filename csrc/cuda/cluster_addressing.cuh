@@ -1,0 +1,73 @@
+// Key addressing of 16 positions by one warp: s_t = k_t · h, α = softmax_t s, γ = σ(W_g [h, o] + b_g), with
+// W_g's second half times o as Σ_t α_t u_t.
+//
+// A lane holds the scores of two positions, l / 4 and l / 4 + 8; the four lanes of a quad hold a position's columns.
+#pragma once
+
+#include "cluster_table.cuh"
+
+namespace kvmem::cuda {
+
+// k_t as columns, and W_g's first half as the last column.
+template <typename T, int kSlotBlocks>
+using KeysTable = ClusterTable<T, kChannelBlocks, kSlotBlocks>;
+// The slots that hold a word, of the columns of scores that this lane holds: bit 2 j + i for column 8 j + 2 (l % 4) + i.
+template <int kSlotBlocks, typename T>
+KVMEM_DEVICE uint32_t slots_of_lane(const MemorySide<T>& side, int64_t image) {
+  uint32_t bits = 0;
+  KVMEM_UNROLL
+  for (int i = 0; i < 2 * kSlotBlocks; ++i) {
+    const int slot = i / 2 * 8 + 2 * (lane() % 4) + i % 2;
+    if (slot < side.T_ && (!side.mask || side.mask[image * side.T_ + slot])) bits |= 1u << i;
+  }
+  return bits;
+}
+
+KVMEM_DEVICE float sum_of_quad(float x) {
+  x += shuffle_xor(x, 1);
+  return x + shuffle_xor(x, 2);
+}
+
+KVMEM_DEVICE float largest_of_quad(float x) {
+  const float y = shuffle_xor(x, 1), larger = x > y ? x : y, z = shuffle_xor(larger, 2);
+  return larger > z ? larger : z;
+}
+
+// Scores to α in place, for the lane's position of `row` (0: l / 4, 1: l / 4 + 8). Returns base 2's log-sum-exp.
+template <int kSlotBlocks>
+KVMEM_DEVICE float softmax(Sum (&scores)[kSlotBlocks], uint32_t slots, int row) {
+  constexpr float none = -1e38f;
+  float largest = none;
+  KVMEM_UNROLL
+  for (int i = 0; i < 2 * kSlotBlocks; ++i) {
+    const float score = scores[i / 2].x[2 * row + i % 2];
+    if (slots >> i & 1 && score > largest) largest = score;
+  }
+  largest = largest_of_quad(largest) * kLog2E;
+  float sum = 0.0f;
+  KVMEM_UNROLL
+  for (int i = 0; i < 2 * kSlotBlocks; ++i) {
+    float& x = scores[i / 2].x[2 * row + i % 2];
+    x = slots >> i & 1 ? exp2(x * kLog2E - largest) : 0.0f;
+    sum += x;
+  }
+  sum = sum_of_quad(sum);
+  // No slot holds a word: α is 0.
+  const float scale = sum > 0.0f ? 1.0f / sum : 0.0f;
+  KVMEM_UNROLL
+  for (int i = 0; i < 2 * kSlotBlocks; ++i) scores[i / 2].x[2 * row + i % 2] *= scale;
+  return largest + log2(sum);
+}
+
+// γ of the lane's position of `row`, from its α and its last column of scores, W_g's first half times h.
+template <int kSlotBlocks>
+KVMEM_DEVICE float response_gate(const Sum (&alpha)[kSlotBlocks], View<const float> response, float kept, int row) {
+  float read = 0.0f;
+  KVMEM_UNROLL
+  for (int i = 0; i < 2 * kSlotBlocks; ++i) {
+    read += alpha[i / 2].x[2 * row + i % 2] * response[i / 2 * 8 + 2 * (lane() % 4) + i % 2];
+  }
+  return sigmoid(sum_of_quad(read) + kept);
+}
+
+}  // namespace kvmem::cuda

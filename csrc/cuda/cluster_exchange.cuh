@@ -1,0 +1,139 @@
+// What the blocks of a cluster do together before the forward pass over their tiles: the mean, the memory, the tables.
+//
+// They exchange numbers by writing them into each other's shared memory, before a barrier of the cluster.
+#pragma once
+
+#include "cluster_addressing.cuh"
+#include "cluster_group.cuh"
+#include "memory_forward.cuh"
+
+namespace kvmem::cuda {
+
+struct ClusterForwardShared {
+  int keys_table, values_table, response, board, sums, mean_parts, mean, image_part, gate_image, tiles;
+};
+
+template <typename T>
+struct ClusterForward {
+  MemorySide<T> side;
+  View<const T> image;
+  View<T> out, attention;
+  View<float> log_sum_exp, mean, kept;
+  int N, group_tiles, tile_slots;
+  ClusterForwardShared shared;
+};
+
+// v_t as rows.
+template <typename T, int kSlotBlocks>
+using ValuesTable = ClusterTable<T, kSlotBlocks, kChannelBlocks>;
+
+// What one thread sums: its 16 bytes' channels where a row is a position, its rows where a row is a channel.
+template <typename T, bool kChannelsLast>
+constexpr int kThreadSums = kChannelsLast ? kTileVector<T> : ThreadVectors<T>::kCount;
+constexpr int kMostThreadSums = 8;
+
+template <bool kChannelsLast, typename T, int n>
+KVMEM_DEVICE void add_tile(View<const T> tile, float (&sums)[n]) {
+  using Vectors = ThreadVectors<T>;
+  KVMEM_UNROLL
+  for (int i = 0; i < Vectors::kCount; ++i) {
+    float x[kTileVector<T>];
+    read_numbers<kTileVector<T>>(tile, place<T>(Vectors::row(i), Vectors::column()), x);
+    KVMEM_UNROLL
+    for (int j = 0; j < kTileVector<T>; ++j) sums[kChannelsLast ? j : i] += x[j];
+  }
+}
+
+// Reads all tiles of the group, sums them, and leaves the last ones in their slots. Then adds up the block's threads'
+// sums, in order: thread c of the block returns Σ_n h_c.
+template <bool kChannelsLast, typename T>
+KVMEM_DEVICE float sum_tiles(const ImagePlane<const T, kChannelsLast>& image, const GroupTiles<T>& tiles,
+                             View<float> scratch) {
+  using Vectors = ThreadVectors<T>;
+  constexpr int n = kThreadSums<T, kChannelsLast>;
+  constexpr int parts = kGroupThreads * n / kClusterChannels;
+  float sums[n] = {};
+  KVMEM_NO_UNROLL
+  for (int tile = 0; tile < tiles.count; ++tile) {
+    wait_copies_down_to(tiles.slots - 1);
+    barrier_of_group();
+    add_tile<kChannelsLast>(tiles.slot(tile).template as<const T>(), sums);
+    if (tile + tiles.slots < tiles.count) {
+      barrier_of_group();
+      load_tile(image, tiles.position(tile + tiles.slots), tiles.slot(tile));
+    }
+    commit_copies();
+  }
+  KVMEM_UNROLL
+  for (int i = 0; i < n; ++i) {
+    const int part = kChannelsLast ? Vectors::row(0) : Vectors::column() / kTileVector<T>;
+    const int channel = kChannelsLast ? Vectors::column() + i : Vectors::row(i);
+    scratch[(group() * parts + part) * kClusterChannels + channel] = sums[i];
+  }
+  block_barrier();
+  float sum = 0.0f;
+  if (thread() < kClusterChannels) {
+    for (int part = 0; part < kGroups * parts; ++part) sum += scratch[part * kClusterChannels + thread()];
+  }
+  return sum;
+}
+
+// The mean, of which every block of the cluster has a part: pushed to all, then added in the order of the blocks.
+template <typename T>
+KVMEM_DEVICE void exchange_mean(const ClusterForward<T>& p, int64_t image, Team team, float sum, View<float> mean) {
+  const View<float> parts = shared<float>(p.shared.mean_parts, team.ranks * kClusterChannels);
+  if (thread() < kClusterChannels) {
+    for (int rank = 0; rank < team.ranks; ++rank) peer(parts, rank)[team.rank * kClusterChannels + thread()] = sum;
+  }
+  cluster_barrier();
+  if (thread() < kClusterChannels) {
+    float total = 0.0f;
+    for (int rank = 0; rank < team.ranks; ++rank) total += parts[rank * kClusterChannels + thread()];
+    mean[thread()] = total / p.N;
+    if (team.rank == 0) p.mean[image * kClusterChannels + thread()] = mean[thread()];
+  }
+  block_barrier();
+}
+
+// Memory writing, keys and values: ends with all of k and v, float32, on this block's board.
+template <typename T>
+KVMEM_DEVICE void exchange_memory(const ClusterForward<T>& p, Team team, View<float> kept, View<const float> mean,
+                                  View<float> board) {
+  const MemoryLayout& layout = p.side.layout;
+  const View<float> image_part = shared<float>(p.shared.image_part, p.side.M),
+                    gate_image = shared<float>(p.shared.gate_image, p.side.G);
+  write_image(p.side, mean, image_part, gate_image);
+  if (team.rank == 0) {
+    for (int m = thread(); m < p.side.M; m += kClusterThreads) kept[layout.image_part + m] = image_part[m];
+    for (int g = thread(); g < p.side.G; g += kClusterThreads) kept[layout.gate_image + g] = gate_image[g];
+  }
+  read_out(p.side, team, kept.template as<const float>(), image_part.template as<const float>(),
+           gate_image.template as<const float>(), [&](int at, float x) {
+             kept[at] = x;
+             for (int rank = 0; rank < team.ranks; ++rank) peer(board, rank)[at - layout.keys] = x;
+           });
+  cluster_barrier();
+}
+
+// The board's numbers as the tables that the pixel pass multiplies by. Ends with a block barrier.
+template <int kSlotBlocks, typename T>
+KVMEM_DEVICE void fill_tables(const ClusterForward<T>& p, Team team, View<float> kept, View<const float> board,
+                              const KeysTable<T, kSlotBlocks>& keys, const ValuesTable<T, kSlotBlocks>& values,
+                              View<float> response) {
+  const MemorySide<T>& side = p.side;
+  const int slots = side.T_;
+  const View<const float> value_board = board + kClusterChannels * slots;
+  keys.fill([&](int c, int column) {
+    if (column == 8 * kSlotBlocks - 1) return to_float(side.response_gate[c]);
+    return column < slots ? board[c * slots + column] : 0.0f;
+  });
+  values.fill([&](int slot, int c) { return slot < slots ? value_board[c * slots + slot] : 0.0f; });
+  read_response(side, Team{0, 1}, value_board, [&](int at, float x) {
+    response[at - side.layout.response] = x;
+    if (team.rank == 0) kept[at] = x;
+  });
+  for (int i = slots + thread(); i < 8 * kSlotBlocks; i += kClusterThreads) response[i] = 0.0f;
+  block_barrier();
+}
+
+}  // namespace kvmem::cuda

@@ -109,6 +109,9 @@ constexpr int64_t kMaxSlots = 128, kMaxImageChannels = 512;
 // How an image is worked on: by the blocks of a cluster in one launch, or in a launch for every step.
 enum class Path { cluster, general };
 
+// Makes a device the current one of the calling thread. Null, or what went wrong.
+const char* select_device(int index);
+
 // Which path these arguments take on the current device, and the means to force the general one, for tests.
 Path forward_path(const ForwardArguments& arguments);
 Path backward_path(const BackwardArguments& arguments);

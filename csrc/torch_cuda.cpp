@@ -32,7 +32,9 @@ class Cuda {
   static constexpr size_t kInputAlignment = 16, kAlignment = 256;
 
   Cuda(const torch::stable::Tensor& image, const kvmem::Sizes& s)
-      : guard_(checked_device(image, s)), stream_(current_stream(image.get_device_index())) {}
+      : guard_(checked_device(image, s)), stream_(current_stream(image.get_device_index())) {
+    check(kvmem::cuda::select_device(image.get_device_index()));
+  }
 
   kvmem::Parallel parallel() const { return {}; }
   int64_t kept_memory(const kvmem::Sizes& s) const { return kvmem::cuda::kept_memory(s); }

@@ -51,16 +51,17 @@ def _fake_forward(
     slots, return_attention = words.shape[1], weights_and_options[-1]
     attention = image.new_empty((batch, slots, height, width) if return_attention else (0,))
     mean = image.new_empty((batch, channels), dtype=torch.float64 if image.dtype == torch.float64 else torch.float32)
-    kept = _kept_memory(slots, channels, *weights_and_options[:12]) if image.device.type == "cuda" else None
+    kept = kept_memory(slots, channels, *weights_and_options[:12]) if image.device.type == "cuda" else None
     log_sum_exp = image.new_empty((0,) if kept is None else (batch, height, width), dtype=torch.float32)
     memory = image.new_empty((0,) if kept is None else (batch, kept), dtype=torch.float32)
     return _empty_like_image(image), attention, mean, log_sum_exp, memory
 
 
-def _kept_memory(slots: int, channels: int, *weights: Tensor) -> int:
-    """Numbers an image in `memory`, as csrc/cuda/layout.h lays them out: both parts of m, g, k, v and W_g v."""
+def kept_memory(slots: int, channels: int, *weights: Tensor) -> int:
+    """Numbers an image in `memory`, as csrc/cuda/layout.h lays them out: the parts of m and g, k, v and W_g v."""
     write_gates, memory_channels, response_gates = (weights[i].shape[0] for i in (0, 2, 10))
-    return (memory_channels + write_gates + 2 * channels + response_gates) * slots + memory_channels
+    of_words, of_image = memory_channels + write_gates + 2 * channels + response_gates, memory_channels + write_gates
+    return of_words * slots + of_image
 
 
 def _fake_backward(

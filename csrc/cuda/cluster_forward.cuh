@@ -54,7 +54,8 @@ KVMEM_DEVICE void write_addresses(const ClusterForward<T>& p, int image, int n, 
     for (int i = 0; i < 2 * kSlotBlocks; ++i) {
       const int slot = i / 2 * 8 + 2 * (lane() % 4) + i % 2;
       if (slot >= p.side.T_) continue;
-      p.attention[(static_cast<int64_t>(image) * p.side.T_ + slot) * p.N + position] = from_float<T>(alpha[i / 2].x[2 * row + i % 2]);
+      const int64_t line = static_cast<int64_t>(image) * p.side.T_ + slot;
+      p.attention[line * p.N + position] = from_float<T>(alpha[i / 2].x[2 * row + i % 2]);
     }
   }
 }
@@ -156,7 +157,8 @@ KVMEM_DEVICE void cluster_forward_block(const ClusterForward<T>& p) {
 }
 
 template <typename T, int kSlotBlocks, bool kChannelsLast>
-KVMEM_KERNEL(kClusterThreads, (kForwardBlocks<T, kSlotBlocks>)) cluster_forward_kernel(KVMEM_PARAMETER(ClusterForward<T>) p) {
+KVMEM_KERNEL(kClusterThreads, (kForwardBlocks<T, kSlotBlocks>))
+cluster_forward_kernel(KVMEM_PARAMETER(ClusterForward<T>) p) {
   if constexpr (kClusters) cluster_forward_block<T, kSlotBlocks, kChannelsLast>(p);
 }
 

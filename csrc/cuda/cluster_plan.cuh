@@ -35,8 +35,9 @@ auto with_slot_blocks(const Sizes& s, Body body) {
 // What both directions ask of the arguments. `vectors`: the tensors that are read and written 16 bytes at a time.
 template <typename T, int n>
 bool suits_cluster(const Sizes& s, bool channels_last, const void* const (&vectors)[n]) {
-  bool suits = s.C == kClusterChannels && s.R == 1 && s.T >= 1 && s.T <= (sizeof(T) == 2 ? kManySlots : kFewSlots) && s.N < (1 << 30) && s.M <= 2048;
-  suits = suits && (channels_last || s.N * sizeof(T) % 16 == 0);
+  const int64_t most_slots = sizeof(T) == 2 ? kManySlots : kFewSlots;
+  bool suits = s.C == kClusterChannels && s.R == 1 && s.T >= 1 && s.T <= most_slots && s.N < (1 << 30);
+  suits = suits && s.M <= 2048 && (channels_last || s.N * sizeof(T) % 16 == 0);
   for (const void* vector : vectors) suits = suits && aligned16(vector);
   return suits;
 }

@@ -45,7 +45,9 @@ struct ImagePlane {
     }
   }
   // From a row to the one `rows` below.
-  KVMEM_DEVICE int64_t step(int rows) const { return static_cast<int64_t>(rows) * (kChannelsLast ? kClusterChannels : N); }
+  KVMEM_DEVICE int64_t step(int rows) const {
+    return static_cast<int64_t>(rows) * (kChannelsLast ? kClusterChannels : N);
+  }
   KVMEM_DEVICE bool inside(int row, int column, int start) const {
     return start + (kChannelsLast ? row : column) < N;
   }

@@ -38,6 +38,8 @@ void use_general_path(bool always) { general_forced.store(always, std::memory_or
 
 int64_t kept_memory(const Sizes& sizes) { return memory_layout(sizes).size; }
 
+const char* select_device(int index) { return simt::select_device(index); }
+
 Path forward_path(const ForwardArguments& a) {
   return with_kernels(a.type, [&](auto kernels) { return kernels.forward_path(a); });
 }

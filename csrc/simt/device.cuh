@@ -297,6 +297,14 @@ inline int current_device() {
   return index;
 }
 
+// The library has a CUDA runtime of its own beside the framework's: this one is told too which device is meant.
+inline const char* select_device(int index) {
+  const cudaError_t error = cudaSetDevice(index);
+  if (error == cudaSuccess) return nullptr;
+  cudaGetLastError();
+  return cudaGetErrorString(error);
+}
+
 // Of the current device. Asked for once: the runtime takes longer to answer than to launch a kernel.
 inline Device device() {
   static std::once_flag asked[kDevices];
@@ -332,13 +340,15 @@ inline cudaLaunchConfig_t launch_config(const Launch& launch, cudaLaunchAttribut
   return config;
 }
 
-// Lets `kernel` have as much shared memory as the device has and clusters of 16. Once a kernel and device.
+// Lets `kernel` have as much shared memory as the device has, before a cache of that memory, and clusters of 16. Once a
+// kernel and device.
 template <auto kernel>
 void allow_large_launches() {
   static std::once_flag allowed[kDevices];
   std::call_once(allowed[current_device()], [] {
     const Device limits = device();
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limits.block_shared);
+    cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
     if (limits.capability >= 90) cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     // What is refused here shows in clusters_that_fit or in the launch.
     cudaGetLastError();

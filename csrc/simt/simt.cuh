@@ -9,8 +9,8 @@
 //   Who am I        thread(), lane(), warp(), block_threads(); block() within the grid; cluster_rank(), cluster_blocks();
 //                   kClusters: whether the chip that is compiled for has clusters of more than one block
 //   Memory          View<T>: a pointer whose accesses the host checks. v[i], v + n, v.as<U>(); false where null.
-//                   view(pointer, count) makes one of global memory, shared<T>(byte, count) one of the block's shared memory,
-//                   peer(v, rank) the same place of v in the shared memory of another block of the cluster
+//                   view(pointer, count) makes one of global memory, shared<T>(byte, count) one of the block's shared
+//                   memory, peer(v, rank) the same place of v in the shared memory of another block of the cluster
 //   16 bytes        load16(v, i), store16(v, i, x): one access of 128 bits at v[i], which must be aligned to 16 bytes
 //   Asynchronous    copy16_async(to, from, valid): 16 bytes from global to shared memory, zeros if not valid;
 //                   commit_copies() closes a group, wait_copies<n>() waits until at most n groups are under way. Only the
@@ -21,7 +21,7 @@
 //   Matrices        see matrix_load and below: all lanes of a warp together
 //   Numbers         Bfloat16, Float16; to_float(x), from_float<T>(x), pack<T>(low, high), unpack<T>(bits);
 //                   exp2(x), log2(x)
-//   Launching       launch<kernel>(Launch, parameters), device(), clusters_that_fit<kernel>(Launch)
+//   Launching       launch<kernel>(Launch, parameters), clusters_that_fit<kernel>(Launch); select_device(index), device()
 //
 // A matrix of 8 rows of 16 bytes lies over a warp as the tensor cores want it: lane l holds, of row l / 4, elements
 // 2 (l % 4) and the next. Operands of a product (16, k) x (k, 8) are such blocks:

@@ -15,7 +15,7 @@ def test_backward_keeps_nothing_of_the_size_of_the_attention(make_problem, saved
     problem = make_problem(batch, channels, (32, 32), slots, memory_channels=memory_channels, mask="partial").leaves()
     with saved_tensors([*problem.inputs.values(), problem.mask]) as saved:
         problem.run("cuda", return_attention=attention)
-    memory = (memory_channels + 1 + 2 * channels + 1) * slots + memory_channels
+    memory = (memory_channels + 1 + 2 * channels + 1) * slots + memory_channels + 1
     assert saved.bytes == 4 * batch * (channels + positions + memory)
 
 

@@ -89,7 +89,7 @@ KVMEM_DEVICE void backward_tiles(const BackwardPass<T, kSlotBlocks, kChannelsLas
       barrier_of_group();
       store_tile(slots.image(tile).template as<const T>(), pass.grad_image, tiles.position(tile));
     }
-    barrier_of_group();
+    // The group is done with dout by one of the barriers, and a thread copies h to where it has just read dh itself.
     load(tile + slots.ahead);
   }
 }

@@ -10,7 +10,7 @@
 namespace kvmem::cuda {
 
 struct ClusterForwardShared {
-  int keys_table, values_table, response, board, sums, mean_parts, mean, image_part, gate_image, tiles;
+  int keys_table, values_table, response, board, sums, words, mean_parts, mean, image_part, gate_image, tiles;
 };
 
 template <typename T>
@@ -55,11 +55,10 @@ KVMEM_DEVICE float sum_tiles(const ImagePlane<const T, kChannelsLast>& image, co
   float sums[n] = {};
   KVMEM_NO_UNROLL
   for (int tile = 0; tile < tiles.count; ++tile) {
+    // No barrier: a thread adds up just what it has copied itself.
     wait_copies_down_to(tiles.slots - 1);
-    barrier_of_group();
     add_tile<kChannelsLast>(tiles.slot(tile).template as<const T>(), sums);
     if (tile + tiles.slots < tiles.count) {
-      barrier_of_group();
       load_tile(image, tiles.position(tile + tiles.slots), tiles.slot(tile));
     }
     commit_copies();
@@ -95,23 +94,58 @@ KVMEM_DEVICE void exchange_mean(const ClusterForward<T>& p, int64_t image, Team 
   block_barrier();
 }
 
+// What the cluster wrote of the words, φ(W_w w_t + b_w) and A w_t, from global into shared memory.
+template <typename T>
+KVMEM_DEVICE void fetch_words(const MemorySide<T>& side, View<const float> kept, View<float> words) {
+  constexpr int batch = 4;
+  const int count = (side.M + side.G) * side.T_;
+  for (int first = thread(); first < count; first += batch * kClusterThreads) {
+    float x[batch];
+    KVMEM_UNROLL
+    for (int i = 0; i < batch; ++i) {
+      const int at = first + i * kClusterThreads;
+      x[i] = at < count ? kept[side.layout.word_part + at] : 0.0f;
+    }
+    KVMEM_UNROLL
+    for (int i = 0; i < batch; ++i) {
+      if (first + i * kClusterThreads < count) words[first + i * kClusterThreads] = x[i];
+    }
+  }
+}
+
+// m_t in place of φ(W_w w_t + b_w). Ends with a block barrier.
+template <typename T>
+KVMEM_DEVICE void write_memory(const MemorySide<T>& side, View<float> words, View<const float> image_part,
+                               View<const float> gate_image) {
+  for (int i = thread(); i < side.M * side.T_; i += kClusterThreads) {
+    const int m = i / side.T_;
+    const float gate = write_gate(side, words.template as<const float>(), gate_image, m, i % side.T_);
+    words[i] = gate * words[i] + (1.0f - gate) * image_part[m];
+  }
+  block_barrier();
+}
+
 // Memory writing, keys and values: ends with all of k and v, float32, on this block's board.
 template <typename T>
 KVMEM_DEVICE void exchange_memory(const ClusterForward<T>& p, Team team, View<float> kept, View<const float> mean,
                                   View<float> board) {
-  const MemoryLayout& layout = p.side.layout;
-  const View<float> image_part = shared<float>(p.shared.image_part, p.side.M),
-                    gate_image = shared<float>(p.shared.gate_image, p.side.G);
-  write_image(p.side, mean, image_part, gate_image);
+  const MemorySide<T>& side = p.side;
+  const View<float> image_part = shared<float>(p.shared.image_part, side.M),
+                    gate_image = shared<float>(p.shared.gate_image, side.G),
+                    words = shared<float>(p.shared.words, (side.M + side.G) * side.T_);
+  fetch_words(side, kept.template as<const float>(), words);
+  write_image(side, mean, image_part, gate_image);
   if (team.rank == 0) {
-    for (int m = thread(); m < p.side.M; m += kClusterThreads) kept[layout.image_part + m] = image_part[m];
-    for (int g = thread(); g < p.side.G; g += kClusterThreads) kept[layout.gate_image + g] = gate_image[g];
+    for (int m = thread(); m < side.M; m += kClusterThreads) kept[side.layout.image_part + m] = image_part[m];
+    for (int g = thread(); g < side.G; g += kClusterThreads) kept[side.layout.gate_image + g] = gate_image[g];
   }
-  read_out(p.side, team, kept.template as<const float>(), image_part.template as<const float>(),
-           gate_image.template as<const float>(), [&](int at, float x) {
-             kept[at] = x;
-             for (int rank = 0; rank < team.ranks; ++rank) peer(board, rank)[at - layout.keys] = x;
-           });
+  write_memory(side, words, image_part.template as<const float>(), gate_image.template as<const float>());
+  read_out(
+      side, team, [&](int slot) { return [=, &side](int m) { return words[m * side.T_ + slot]; }; },
+      [&](int at, float x) {
+        kept[at] = x;
+        for (int rank = 0; rank < team.ranks; ++rank) peer(board, rank)[at - side.layout.keys] = x;
+      });
   cluster_barrier();
 }
 

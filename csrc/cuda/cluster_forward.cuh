@@ -18,9 +18,10 @@ ClusterForwardShared forward_shared_layout(const Sizes& s, int cluster, int& byt
   ClusterForwardShared shared{};
   shared.keys_table = layout.take(KeysTable<T, kSlotBlocks>::kBytes);
   shared.values_table = layout.take(ValuesTable<T, kSlotBlocks>::kBytes);
+  // The tables are made when the memory is written and read out, and that when the sums of h are done with.
+  shared.words = shared.sums = shared.keys_table;
+  layout.reach(shared.words + static_cast<int>((s.M + s.G) * s.T) * 4);
   shared.board = layout.take(static_cast<int>(2 * s.C * s.T) * 4);
-  // The sums of h are done with before the memory's numbers come.
-  shared.sums = shared.keys_table;
   layout.reach(shared.sums + kClusterThreads * kMostThreadSums * 4);
   shared.response = layout.take(8 * kSlotBlocks * 4);
   shared.mean_parts = layout.take(static_cast<int>(cluster * s.C) * 4);
@@ -108,10 +109,8 @@ KVMEM_DEVICE void respond_tiles(const ClusterForward<T>& p, int image, const Gro
     respond<kChannelsLast>(p, image, memory, tiles.position(tile), slots, tables);
     barrier_of_group();
     store_tile(memory.template as<const T>(), out, tiles.position(tile));
-    if (step + tiles.slots < tiles.count) {
-      barrier_of_group();
-      load_tile(in, tiles.position(step), memory);
-    }
+    // A thread copies to where it has just read from itself.
+    if (step + tiles.slots < tiles.count) load_tile(in, tiles.position(step), memory);
     commit_copies();
     tile = tile + 1 < tiles.count ? tile + 1 : 0;
     slot = slot + 1 < tiles.slots ? slot + 1 : 0;
@@ -119,8 +118,8 @@ KVMEM_DEVICE void respond_tiles(const ClusterForward<T>& p, int image, const Gro
 }
 
 // Blocks that the registers of a multiprocessor are shared among: two where the numbers are small enough for that.
-template <typename T, int kSlotBlocks>
-constexpr int kForwardBlocks = sizeof(T) == 2 && kSlotBlocks == kFewSlotBlocks ? 2 : 1;
+template <typename T>
+constexpr int kForwardBlocks = sizeof(T) == 2 ? 2 : 1;
 
 template <typename T, int kSlotBlocks, bool kChannelsLast>
 KVMEM_DEVICE void cluster_forward_block(const ClusterForward<T>& p) {
@@ -139,8 +138,8 @@ KVMEM_DEVICE void cluster_forward_block(const ClusterForward<T>& p) {
     if (tile < tiles.count) load_tile(in, tiles.position(tile), tiles.slot(tile));
     commit_copies();
   }
-  // 8 slots at a time: more would need more registers than the rest of the kernel.
-  write_words<8>(p.side, image, team, kept);
+  // 16 slots at a time: more would need more registers than the rest of the kernel.
+  write_words<16>(p.side, image, team, kept);
   const View<float> scratch =
       shared<float>(p.shared.sums, kClusterThreads * kThreadSums<T, kChannelsLast>);
   const float sum = sum_tiles<kChannelsLast>(in, tiles, scratch);
@@ -157,7 +156,7 @@ KVMEM_DEVICE void cluster_forward_block(const ClusterForward<T>& p) {
 }
 
 template <typename T, int kSlotBlocks, bool kChannelsLast>
-KVMEM_KERNEL(kClusterThreads, (kForwardBlocks<T, kSlotBlocks>))
+KVMEM_KERNEL(kClusterThreads, kForwardBlocks<T>)
 cluster_forward_kernel(KVMEM_PARAMETER(ClusterForward<T>) p) {
   if constexpr (kClusters) cluster_forward_block<T, kSlotBlocks, kChannelsLast>(p);
 }
@@ -179,7 +178,7 @@ ClusterPlan cluster_forward_plan(const ForwardArguments& a) {
   return with_forward_kernel<T>(a.sizes, a.channels_last, [&]<auto kernel, int blocks>() {
     int fixed = 0;
     forward_shared_layout<T, blocks>(a.sizes, kLargestCluster, fixed);
-    return plan_cluster<kernel>(a.sizes, fixed, kTileNumbers * sizeof(T), 1, kForwardBlocks<T, blocks>);
+    return plan_cluster<kernel>(a.sizes, fixed, kTileNumbers * sizeof(T), 1, kForwardBlocks<T>);
   });
 }
 

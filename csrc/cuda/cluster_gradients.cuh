@@ -38,14 +38,21 @@ struct WarpSums {
   float response[2 * kSlotBlocks];  // of the columns that the lane holds, over its own positions
 };
 
-// α in place of scores, for the lane's position of `row`.
+// α in place of scores, for the lane's position of `row`. The log-sum-exp's own rounding is divided out again: where the
+// sum of α is not quite 1, what all dα have in common would not cancel in ds.
 template <int kSlotBlocks>
 KVMEM_DEVICE void address(Sum (&scores)[kSlotBlocks], uint32_t slots, float log_sum_exp, int row) {
+  float sum = 0.0f;
   KVMEM_UNROLL
   for (int i = 0; i < 2 * kSlotBlocks; ++i) {
     float& x = scores[i / 2].x[2 * row + i % 2];
     x = slots >> i & 1 ? exp2(x * kLog2E - log_sum_exp) : 0.0f;
+    sum += x;
   }
+  sum = sum_of_quad(sum);
+  const float scale = sum > 0.0f ? 1.0f / sum : 0.0f;
+  KVMEM_UNROLL
+  for (int i = 0; i < 2 * kSlotBlocks; ++i) scores[i / 2].x[2 * row + i % 2] *= scale;
 }
 
 // h · dout at the lane's positions.

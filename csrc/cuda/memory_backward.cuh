@@ -166,14 +166,13 @@ KVMEM_DEVICE float mean_gradient_part(const MemorySide<T>& p, const GradientLayo
   return sums[0] + sums[1];
 }
 
-// dr, by every block for itself, into mean (C): shared memory. scratch (warps, C) and one number more.
+// dr, by every block for itself, into mean (C): shared memory. scratch (warps, C) and one number more. A barrier of the
+// team stands between this and the rows.
 template <typename T>
 KVMEM_DEVICE void mean_backward(const MemorySide<T>& p, const GradientLayout& out, Team team, View<const float> kept,
                                 View<float> gradients, View<const float> gate_parts, View<float> scratch,
                                 View<float> mean) {
   const int warps = block_threads() / kWarp;
-  // Before what follows overwrites what other warps may still read there.
-  block_barrier();
   for (int first = 0; first < p.C; first += kWarp) {
     const int c = first + lane();
     if (c < p.C) {

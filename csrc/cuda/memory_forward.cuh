@@ -96,47 +96,49 @@ KVMEM_DEVICE float write_gate(const MemorySide<T>& p, View<const float> kept, Vi
   return p.linear_write_gate ? x : sigmoid(x);
 }
 
-// row · m_t for one slot, in four sums. Reads in batches, so that many reads are under way at a time.
-template <int n, typename T>
-KVMEM_DEVICE float row_times_memory(const MemorySide<T>& p, View<const T> row, View<const float> kept,
-                                    View<const float> image_part, View<const float> gate_image, int slot) {
-  constexpr int batch = 8;
-  float sums[4] = {};
-  float gate = p.G > 1 ? 0.0f : write_gate(p, kept, gate_image, 0, slot);
-  const View<const float> word_part = kept + (p.layout.word_part + slot);
-  const auto add = [&](int m, float weight, float word, float& sum) {
-    if (p.G > 1) gate = write_gate(p, kept, gate_image, m, slot);
-    sum += weight * (gate * word + (1.0f - gate) * image_part[m]);
+// m_t of one slot, computed where it is asked for: m(channel).
+template <typename T>
+KVMEM_DEVICE auto memory_of_slot(const MemorySide<T>& p, View<const float> kept, View<const float> image_part,
+                                 View<const float> gate_image, int slot) {
+  const float scalar_gate = p.G > 1 ? 0.0f : write_gate(p, kept, gate_image, 0, slot);
+  return [=, &p](int m) {
+    const float gate = p.G > 1 ? write_gate(p, kept, gate_image, m, slot) : scalar_gate;
+    return gate * kept[p.layout.word_part + m * p.T_ + slot] + (1.0f - gate) * image_part[m];
   };
-  int m = 0;
-  for (; m + batch <= p.M; m += batch) {
-    float words[batch], weights[batch / n][n];
-    KVMEM_UNROLL
-    for (int i = 0; i < batch; ++i) words[i] = word_part[(m + i) * p.T_];
-    KVMEM_UNROLL
-    for (int i = 0; i < batch / n; ++i) read_numbers<n>(row, m + i * n, weights[i]);
-    KVMEM_UNROLL
-    for (int i = 0; i < batch; ++i) add(m + i, weights[i / n][i % n], words[i], sums[i % 4]);
+}
+
+// Σ_m row[m] memory(m), in four sums. A lane reads some of the row's numbers, all at once, and hands them round.
+template <int n, typename T, typename Memory>
+KVMEM_DEVICE float row_times_memory(View<const T> row, int M, Memory memory) {
+  float sums[4] = {};
+  for (int first = 0; first < M; first += kWarp * n) {
+    const int mine = first + lane() * n;
+    float weights[n] = {};
+    if (mine < M) read_numbers<n>(row, mine, weights);
+    for (int from = 0; from < kWarp && first + from * n < M; ++from) {
+      KVMEM_UNROLL
+      for (int i = 0; i < n; ++i) sums[i % 4] += shuffle(weights[i], from) * memory(first + from * n + i);
+    }
   }
-  for (; m < p.M; ++m) add(m, to_float(row[m]), word_part[m * p.T_], sums[0]);
   return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
-// k_t and v_t, a row of K or V a warp, a slot a lane; put(place in the layout, number).
-template <typename T, typename Put>
-KVMEM_DEVICE void read_out(const MemorySide<T>& p, Team team, View<const float> kept, View<const float> image_part,
-                           View<const float> gate_image, Put put) {
+// k_t and v_t, a row of K or V a warp, a slot a lane. memory(slot) gives m_t as a function of the channel;
+// put(place in the layout, number).
+template <typename T, typename Memory, typename Put>
+KVMEM_DEVICE void read_out(const MemorySide<T>& p, Team team, Memory memory, Put put) {
   const int warps = block_threads() / kWarp;
   for (int row = team.rank + team.ranks * warp(); row < 2 * p.C; row += team.ranks * warps) {
     const bool is_key = row < p.C;
     const int c = is_key ? row : row - p.C;
     const View<const T> weight = (is_key ? p.key : p.value) + c * p.M;
     const float bias = to_float(is_key ? p.key_bias[c] : p.value_bias[c]);
-    for (int slot = lane(); slot < p.T_; slot += kWarp) {
-      const float x =
-          p.whole_vectors
-              ? row_times_memory<16 / sizeof(T)>(p, weight, kept, image_part, gate_image, slot)
-              : row_times_memory<1>(p, weight, kept, image_part, gate_image, slot);
+    for (int first = 0; first < p.T_; first += kWarp) {
+      const int slot = first + lane();
+      const auto m = memory(slot < p.T_ ? slot : p.T_ - 1);
+      const float x = p.whole_vectors ? row_times_memory<16 / sizeof(T)>(weight, p.M, m)
+                                      : row_times_memory<1>(weight, p.M, m);
+      if (slot >= p.T_) continue;
       put((is_key ? p.layout.keys : p.layout.values) + c * p.T_ + slot, activate(x + bias, p.relu));
     }
   }
@@ -198,7 +200,13 @@ KVMEM_KERNEL(kMemoryThreads, 1) memory_forward_kernel(KVMEM_PARAMETER(MemoryForw
   cluster_barrier();
   const auto put = [&](int at, float x) { kept[at] = x; };
   const View<const float> written = kept.template as<const float>();
-  read_out(side, team, written, image_part.template as<const float>(), gate_image.template as<const float>(), put);
+  read_out(
+      side, team,
+      [&](int slot) {
+        return memory_of_slot(side, written, image_part.template as<const float>(),
+                              gate_image.template as<const float>(), slot);
+      },
+      put);
   cluster_barrier();
   read_response(side, team, written + side.layout.values, put);
 }

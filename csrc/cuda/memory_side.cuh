@@ -109,16 +109,18 @@ KVMEM_DEVICE float sum_of_warp(float x) {
   return x;
 }
 
-// Σ_i a[i] b[b_at + i] by one thread, in four sums.
+// Σ_i a[i] b[i] by one thread, in four sums. Reads of `a` are under way four at a time.
 template <int n, typename T>
 KVMEM_DEVICE float dot(View<const T> a, View<const float> b, int count) {
+  constexpr int batch = 4;
   float sums[4] = {};
   int i = 0;
-  for (; i + n <= count; i += n) {
-    float x[n];
-    read_numbers<n>(a, i, x);
+  for (; i + batch * n <= count; i += batch * n) {
+    float x[batch][n];
     KVMEM_UNROLL
-    for (int j = 0; j < n; ++j) sums[j % 4] += x[j] * b[i + j];
+    for (int j = 0; j < batch; ++j) read_numbers<n>(a, i + j * n, x[j]);
+    KVMEM_UNROLL
+    for (int j = 0; j < batch * n; ++j) sums[j % 4] += x[j / n][j % n] * b[i + j];
   }
   for (; i < count; ++i) sums[0] += to_float(a[i]) * b[i];
   return (sums[0] + sums[1]) + (sums[2] + sums[3]);

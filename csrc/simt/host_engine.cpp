@@ -21,7 +21,6 @@ void fail_in_kernel(const std::string& what) {
 namespace {
 
 constexpr const char* kWaitNames[] = {"nothing",
-                                      "warp",
                                       "shuffle",
                                       "shuffle_xor",
                                       "warp_barrier",

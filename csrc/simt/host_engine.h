@@ -17,7 +17,6 @@ namespace kvmem::simt::host {
 // What a thread can wait in. The names are in host_engine.cpp.
 enum class Wait : uint8_t {
   nothing,
-  warp,
   shuffle,
   shuffle_xor,
   warp_barrier,

@@ -22,7 +22,8 @@ void* current_stream(int32_t device) {
   static const CurrentStream function = find_current_stream();
   STD_TORCH_CHECK(function != nullptr, "kvmem: this torch has no CUDA library to ask for the current stream");
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(function(device, &stream));
+  STD_TORCH_CHECK(function(device, &stream) == AOTI_TORCH_SUCCESS, "kvmem: torch doesn't say the current stream of device ",
+                  device);
   return stream;
 }
 

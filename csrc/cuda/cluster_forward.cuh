@@ -132,7 +132,7 @@ KVMEM_DEVICE void cluster_forward_block(const ClusterForward<T>& p) {
   const View<float> mean = shared<float>(p.shared.mean, kClusterChannels);
   const View<float> response = shared<float>(p.shared.response, 8 * kSlotBlocks);
   const GroupTiles<T> tiles = tiles_of_group<T>(p.shared.tiles, p.N, p.group_tiles, p.tile_slots, team.rank);
-  cluster_arrive();
+  cluster_arrive_relaxed();
   KVMEM_NO_UNROLL
   for (int tile = 0; tile < tiles.slots; ++tile) {
     if (tile < tiles.count) load_tile(in, tiles.position(tile), tiles.slot(tile));

@@ -44,6 +44,8 @@ inline void group_barrier(int id, int threads) {
   host::wait_at_barrier(id, threads);
 }
 inline void cluster_arrive() { host::arrive_at_cluster(); }
+// Here as strict as the other: nothing is read early either way.
+inline void cluster_arrive_relaxed() { cluster_arrive(); }
 inline void cluster_wait() { host::wait_for_cluster(); }
 inline void cluster_barrier() {
   cluster_arrive();

@@ -16,7 +16,8 @@
 //                   commit_copies() closes a group, wait_copies<n>() waits until at most n groups are under way. Only the
 //                   thread that copied may read afterwards; the others after a barrier
 //   Barriers        warp_barrier(); group_barrier(id, threads): the `threads` threads that name the same id, 1 to 15;
-//                   block_barrier(); cluster_barrier(), which cluster_arrive() and cluster_wait() split in two
+//                   block_barrier(); cluster_barrier(), which cluster_arrive() and cluster_wait() split in two;
+//                   cluster_arrive_relaxed() says that the block has started and publishes nothing that it wrote
 //   Within a warp   shuffle(x, lane), shuffle_xor(x, mask)
 //   Matrices        see matrix_load and below: all lanes of a warp together
 //   Numbers         Bfloat16, Float16; to_float(x), from_float<T>(x), pack<T>(low, high), unpack<T>(bits);

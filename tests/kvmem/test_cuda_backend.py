@@ -122,7 +122,7 @@ def on_gpu(problem):
 def test_the_fake_kernels_know_what_is_kept_on_a_gpu(
     pretend, make_problem, called_operators, dtype, widths, channels_last
 ):
-    """log_sum_exp (B, H, W) and memory (B, (M + G + 2C + R) T + M), in float32; both empty on a CPU."""
+    """log_sum_exp (B, H, W) and memory (B, (M + G + 2C + R) T + M + G), in float32; both empty on a CPU."""
     pretend(H100)
     gates = {"write_gate_width": widths, "response_gate_width": widths}
     problem = make_problem(3, 16, (5, 7), 6, 12, 32, dtype=dtype, channels_last=channels_last, **gates)
@@ -138,6 +138,6 @@ def test_the_fake_kernels_know_what_is_kept_on_a_gpu(
     assert out.stride() == found.stride() == problem.image.stride()
     assert mean.shape == (3, 16)
     assert log_sum_exp.shape == (3, 5, 7)
-    assert memory.shape == (3, (32 + g + 2 * 16 + r) * 6 + 32)
+    assert memory.shape == (3, (32 + g + 2 * 16 + r) * 6 + 32 + g)
     assert mean.dtype == log_sum_exp.dtype == memory.dtype == torch.float32
     assert {tensor.device for tensor in (out, mean, log_sum_exp, memory)} == {torch.device("cuda:0")}

@@ -33,7 +33,25 @@ KVMEM_DEVICE float largest_of_quad(float x) {
   return larger > z ? larger : z;
 }
 
-// Scores to α in place, for the lane's position of `row` (0: l / 4, 1: l / 4 + 8). Returns base 2's log-sum-exp.
+// Scores to α in place, for the lane's position of `row` (0: l / 4, 1: l / 4 + 8): 2^(s log2(e) - shift), divided by their
+// sum, which it returns. Where no slot holds a word, α and the sum are 0.
+template <int kSlotBlocks>
+KVMEM_DEVICE float normalize(Sum (&scores)[kSlotBlocks], uint32_t slots, float shift, int row) {
+  float sum = 0.0f;
+  KVMEM_UNROLL
+  for (int i = 0; i < 2 * kSlotBlocks; ++i) {
+    float& x = scores[i / 2].x[2 * row + i % 2];
+    x = slots >> i & 1 ? exp2(x * kLog2E - shift) : 0.0f;
+    sum += x;
+  }
+  sum = sum_of_quad(sum);
+  const float scale = sum > 0.0f ? 1.0f / sum : 0.0f;
+  KVMEM_UNROLL
+  for (int i = 0; i < 2 * kSlotBlocks; ++i) scores[i / 2].x[2 * row + i % 2] *= scale;
+  return sum;
+}
+
+// Scores to α in place, without an overflow whatever the scores. Returns base 2's log-sum-exp.
 template <int kSlotBlocks>
 KVMEM_DEVICE float softmax(Sum (&scores)[kSlotBlocks], uint32_t slots, int row) {
   constexpr float none = -1e38f;
@@ -44,19 +62,7 @@ KVMEM_DEVICE float softmax(Sum (&scores)[kSlotBlocks], uint32_t slots, int row) 
     if (slots >> i & 1 && score > largest) largest = score;
   }
   largest = largest_of_quad(largest) * kLog2E;
-  float sum = 0.0f;
-  KVMEM_UNROLL
-  for (int i = 0; i < 2 * kSlotBlocks; ++i) {
-    float& x = scores[i / 2].x[2 * row + i % 2];
-    x = slots >> i & 1 ? exp2(x * kLog2E - largest) : 0.0f;
-    sum += x;
-  }
-  sum = sum_of_quad(sum);
-  // No slot holds a word: α is 0.
-  const float scale = sum > 0.0f ? 1.0f / sum : 0.0f;
-  KVMEM_UNROLL
-  for (int i = 0; i < 2 * kSlotBlocks; ++i) scores[i / 2].x[2 * row + i % 2] *= scale;
-  return largest + log2(sum);
+  return largest + log2(normalize(scores, slots, largest, row));
 }
 
 // γ of the lane's position of `row`, from its α and its last column of scores, W_g's first half times h.

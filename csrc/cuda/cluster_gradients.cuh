@@ -38,23 +38,6 @@ struct WarpSums {
   float response[2 * kSlotBlocks];  // of the columns that the lane holds, over its own positions
 };
 
-// α in place of scores, for the lane's position of `row`. The log-sum-exp's own rounding is divided out again: where the
-// sum of α is not quite 1, what all dα have in common would not cancel in ds.
-template <int kSlotBlocks>
-KVMEM_DEVICE void address(Sum (&scores)[kSlotBlocks], uint32_t slots, float log_sum_exp, int row) {
-  float sum = 0.0f;
-  KVMEM_UNROLL
-  for (int i = 0; i < 2 * kSlotBlocks; ++i) {
-    float& x = scores[i / 2].x[2 * row + i % 2];
-    x = slots >> i & 1 ? exp2(x * kLog2E - log_sum_exp) : 0.0f;
-    sum += x;
-  }
-  sum = sum_of_quad(sum);
-  const float scale = sum > 0.0f ? 1.0f / sum : 0.0f;
-  KVMEM_UNROLL
-  for (int i = 0; i < 2 * kSlotBlocks; ++i) scores[i / 2].x[2 * row + i % 2] *= scale;
-}
-
 // h · dout at the lane's positions.
 template <typename T>
 KVMEM_DEVICE void products_of_positions(const Left<T> (&h)[kChannelBlocks], const Left<T> (&grad)[kChannelBlocks],
@@ -175,7 +158,9 @@ KVMEM_DEVICE void address_backward(const TileInputs<T>& in, const GradientTables
     const int n = position + lane() / 4 + 8 * row;
     const bool inside = n < in.N;
     const float kept_gate = shuffle(scores[kSlotBlocks - 1].x[2 * row + 1], lane() | 3) + tables.gate_bias;
-    address(scores, in.slots, inside ? in.log_sum_exp[n] : 0.0f, row);
+    // Divided by their sum once more: the log-sum-exp's rounding is common to all α of a position, and what all dα have in
+    // common would not cancel in ds.
+    normalize(scores, in.slots, inside ? in.log_sum_exp[n] : 0.0f, row);
     gate[row] = response_gate(scores, tables.response, kept_gate, row);
     position_backward(scores, products, tables.response, gate[row], kept[row], row, response_sums, [&](int slot) {
       if (!in.grad_attention || !inside || slot >= in.slot_count) return 0.0f;

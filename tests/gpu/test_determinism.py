@@ -1,8 +1,8 @@
 """The same bits run after run, on any stream, in a CUDA graph, and whatever the memory held before."""
 
+import kvmem_checks
 import pytest
 import torch
-import torch.utils.deterministic
 from kvmem_problems import bits
 
 SIZES = {
@@ -30,12 +30,8 @@ def test_a_hundred_runs_do_not_change_a_bit(make_problem, path, sizes, channels_
 @pytest.fixture
 def poisoned_memory():
     """New tensors are filled with NaN, and so is the memory that the allocator holds."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    yield
-    torch.use_deterministic_algorithms(before[0])
-    torch.utils.deterministic.fill_uninitialized_memory = before[1]
+    with kvmem_checks.poisoned_memory():
+        yield
 
 
 @pytest.mark.parametrize("mask", ["none", "one image masked"])

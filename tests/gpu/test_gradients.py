@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kvmem_checks import assert_only_needed_gradients
 
 SIZES = {"cluster": (2, 64, (9, 7), 18, 12), "general": (2, 24, (9, 7), 40, 12)}
 
@@ -12,21 +13,7 @@ def sizes(request):
 
 
 def test_a_gradient_that_is_not_needed_comes_back_empty_and_the_others_do_not_change(make_problem, sizes, path):
-    problem = make_problem(*sizes, mask="partial")
-    arguments = problem.operator_arguments(return_attention=True)
-    out, attention, *kept = torch.ops.kvmem.kv_memory(*arguments)
-
-    def gradients(needs):
-        tensors, options = arguments[:15], arguments[15:18]
-        return torch.ops.kvmem.kv_memory_backward(out, attention, *tensors, *kept, *options, needs)
-
-    everything = gradients(2**14 - 1)
-    for needs in (0, 1, 2, 3, *(1 << i for i in range(2, 14)), 2**14 - 2):
-        for i, (found, expected) in enumerate(zip(gradients(needs), everything, strict=True)):
-            if needs >> i & 1:
-                assert torch.equal(found, expected), (needs, i)
-            else:
-                assert found.shape == (0,), (needs, i)
+    assert_only_needed_gradients(make_problem(*sizes, mask="partial"), attention=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

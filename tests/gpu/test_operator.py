@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kvmem_checks import assert_autocast_is_casting
 
 import kvmem
 
@@ -109,20 +110,9 @@ def test_export_with_a_dynamic_batch(kind, strict):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast_casts_to_its_dtype_and_back_in_the_gradients(kind, dtype):
-    """As for scaled_dot_product_attention: the same result as casting every floating-point tensor by hand."""
     layer, inputs = layer_and_inputs(kind)
-    with torch.autocast("cuda", dtype):
-        out, attention = layer(*inputs, return_attention=True)
-    assert out.dtype == attention.dtype == dtype
     by_hand, _ = layer_and_inputs(kind, dtype=dtype)
-    by_hand.load_state_dict(layer.state_dict())
-    cast = tuple(tensor.detach().to(dtype).requires_grad_() for tensor in inputs[:2])
-    expected = by_hand(*cast, inputs[2])
-    assert torch.equal(out, expected)
-    found = gradients(layer, inputs, out.sum())
-    for result, reference in zip(found, gradients(by_hand, cast, expected.sum()), strict=True):
-        assert result.dtype == torch.float32
-        assert torch.equal(result, reference.float())
+    assert_autocast_is_casting(layer, by_hand, inputs, gradients)
 
 
 def test_checkpointing_recomputes_the_same_gradients(kind):

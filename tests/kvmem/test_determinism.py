@@ -5,9 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import kvmem_checks
 import pytest
 import torch
-import torch.utils.deterministic
 from kvmem_problems import bits
 from torch.profiler import profile
 
@@ -48,12 +48,8 @@ def test_eager_runs_do_not_change_a_bit(make_problem):
 @pytest.fixture
 def poisoned_memory():
     """New tensors are filled with NaN before anything is written to them."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    yield
-    torch.use_deterministic_algorithms(before[0])
-    torch.utils.deterministic.fill_uninitialized_memory = before[1]
+    with kvmem_checks.poisoned_memory():
+        yield
 
 
 def test_the_poison_reaches_the_extension(make_problem, extension, poisoned_memory):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from functorch.compile import make_boxed_func
+from kvmem_checks import assert_autocast_is_casting
 from torch._dynamo.backends.common import aot_autograd
 
 import kvmem
@@ -121,20 +122,9 @@ def test_export_with_a_dynamic_batch(backend, strict):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast_casts_to_its_dtype_and_back_in_the_gradients(backend, dtype):
-    """As for scaled_dot_product_attention: the same result as casting every floating-point tensor by hand."""
     layer, inputs = layer_and_inputs(backend)
-    with torch.autocast("cpu", dtype):
-        out, attention = layer(*inputs, return_attention=True)
-    assert out.dtype == attention.dtype == dtype
     by_hand, _ = layer_and_inputs(backend, dtype=dtype)
-    by_hand.load_state_dict(layer.state_dict())
-    cast = tuple(tensor.detach().to(dtype).requires_grad_() for tensor in inputs[:2])
-    expected = by_hand(*cast, inputs[2])
-    assert torch.equal(out, expected)
-    found = gradients(layer, inputs, out.sum())
-    for result, reference in zip(found, gradients(by_hand, cast, expected.sum()), strict=True):
-        assert result.dtype == torch.float32
-        assert torch.equal(result, reference.float())
+    assert_autocast_is_casting(layer, by_hand, inputs, gradients)
 
 
 def test_autocast_leaves_float64_alone(backend):

@@ -1,0 +1,67 @@
+"""What the tests of the CPU kernels and of the CUDA kernels check alike."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.utils.deterministic
+from kvmem_problems import Problem
+from torch import Tensor
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """New tensors are filled with NaN before anything is written to them."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.utils.deterministic.fill_uninitialized_memory = before[1]
+
+
+def assert_only_needed_gradients(problem: Problem, attention: bool) -> None:
+    """A gradient whose bit is not set comes back empty; the others don't change by a bit.
+
+    attention: whether the attention is returned, and its gradient given.
+    """
+    arguments = problem.operator_arguments(return_attention=attention)
+    out, maps, *kept = torch.ops.kvmem.kv_memory(*arguments)
+
+    def gradients(needs: int) -> tuple[Tensor, ...]:
+        tensors, options = arguments[:15], arguments[15:18]
+        grad_attention = maps if attention else None
+        return torch.ops.kvmem.kv_memory_backward(out, grad_attention, *tensors, *kept, *options, needs)
+
+    everything = gradients(2**14 - 1)
+    for needs in (0, 1, 2, 3, *(1 << i for i in range(2, 14)), 2**14 - 2):
+        for i, (found, expected) in enumerate(zip(gradients(needs), everything, strict=True)):
+            if needs >> i & 1:
+                assert torch.equal(found, expected), (needs, i)
+            else:
+                assert found.shape == (0,), (needs, i)
+
+
+def assert_autocast_is_casting(
+    layer: torch.nn.Module,
+    by_hand: torch.nn.Module,
+    inputs: tuple[Tensor, ...],
+    gradients: Callable[[torch.nn.Module, tuple[Tensor, ...], Tensor], tuple[Tensor, ...]],
+) -> None:
+    """As for scaled_dot_product_attention: the same result as casting every floating-point tensor by hand.
+
+    layer is float32, by_hand the same layer in autocast's dtype; inputs are image, words and mask, and
+    gradients(layer, inputs, loss) those of image, words and parameters.
+    """
+    dtype = next(by_hand.parameters()).dtype
+    by_hand.load_state_dict(layer.state_dict())
+    with torch.autocast(inputs[0].device.type, dtype):
+        out, attention = layer(*inputs, return_attention=True)
+    assert out.dtype == attention.dtype == dtype
+    cast = tuple(tensor.detach().to(dtype).requires_grad_() for tensor in inputs[:2])
+    expected = by_hand(*cast, inputs[2])
+    assert torch.equal(out, expected)
+    found = gradients(layer, inputs, out.sum())
+    for result, reference in zip(found, gradients(by_hand, cast, expected.sum()), strict=True):
+        assert result.dtype == torch.float32
+        assert torch.equal(result, reference.float())

@@ -13,7 +13,7 @@
 namespace kvmem::cuda {
 
 template <typename T, int kSlotBlocks>
-ClusterForwardShared forward_shared_layout(const Sizes& s, int cluster, int& bytes) {
+ClusterForwardShared forward_shared_layout(const Sizes& s, int& bytes) {
   SharedLayout layout;
   ClusterForwardShared shared{};
   shared.keys_table = layout.take(KeysTable<T, kSlotBlocks>::kBytes);
@@ -24,7 +24,7 @@ ClusterForwardShared forward_shared_layout(const Sizes& s, int cluster, int& byt
   shared.board = layout.take(static_cast<int>(2 * s.C * s.T) * 4);
   layout.reach(shared.sums + kClusterThreads * kMostThreadSums * 4);
   shared.response = layout.take(8 * kSlotBlocks * 4);
-  shared.mean_parts = layout.take(static_cast<int>(cluster * s.C) * 4);
+  shared.mean_parts = layout.take(static_cast<int>(kLargestCluster * s.C) * 4);
   shared.mean = layout.take(static_cast<int>(s.C) * 4);
   shared.image_part = layout.take(static_cast<int>(s.M) * 4);
   shared.gate_image = layout.take(static_cast<int>(s.G) * 4);
@@ -177,7 +177,7 @@ ClusterPlan cluster_forward_plan(const ForwardArguments& a) {
   if (!suits_cluster<T>(a.sizes, a.channels_last, {a.inputs[kImage], a.out})) return {};
   return with_forward_kernel<T>(a.sizes, a.channels_last, [&]<auto kernel, int blocks>() {
     int fixed = 0;
-    forward_shared_layout<T, blocks>(a.sizes, kLargestCluster, fixed);
+    forward_shared_layout<T, blocks>(a.sizes, fixed);
     return plan_cluster<kernel>(a.sizes, fixed, kTileNumbers * sizeof(T), 1, kForwardBlocks<T>);
   });
 }
@@ -199,7 +199,7 @@ const char* cluster_forward(const ForwardArguments& a, void* stream) {
                               static_cast<int>(s.N),
                               plan.group_tiles,
                               plan.tile_slots,
-                              forward_shared_layout<T, blocks>(s, kLargestCluster, fixed)};
+                              forward_shared_layout<T, blocks>(s, fixed)};
     return launch<kernel>(Launch{s.B * plan.cluster, kClusterThreads, plan.cluster, plan.shared_bytes, stream}, p);
   });
 }

@@ -59,11 +59,6 @@ KVMEM_DEVICE Right<T> make_right(float low, float high) {
   }
 }
 
-template <typename T>
-KVMEM_DEVICE Left<T> zero_left() {
-  return {};
-}
-
 // The block's numbers in float32.
 template <typename T>
 KVMEM_DEVICE Sum numbers(const Left<T>& a) {

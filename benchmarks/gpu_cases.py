@@ -10,7 +10,8 @@ from torch.nn.functional import scaled_dot_product_attention
 import kvmem
 
 GPU_DIRECTIONS = ("forward", "backward", "forward + backward")
-GPU_CONTENDERS = ("fused", "eager", "compiled", "sdpa")
+KERNELS = ("cuda", "triton")  # kvmem's backends of fused kernels
+GPU_CONTENDERS = (*KERNELS, "eager", "compiled", "sdpa")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -54,11 +55,14 @@ class AttentionComposition(torch.nn.Module):
         return torch.lerp(h, o, gamma).unflatten(2, image.shape[2:])
 
 
-def make_gpu_contenders(case: Case, direction: str, compiled: bool) -> dict[str, Callable[[], object]]:
+def make_gpu_contenders(
+    case: Case, direction: str, compiled: bool, kernels: tuple[str, ...] = KERNELS
+) -> dict[str, Callable[[], object]]:
     """Name -> a function that runs the layer once on the same values.
 
-    fused is missing where kvmem's CUDA kernels can't run, compiled where it isn't asked for or the direction is
-    backward alone (its graphs own the memory between the two). Raises AssertionError where the contenders disagree.
+    kernels are missing where their backend can't run, compiled where it isn't asked for or the direction is backward
+    alone (its graphs own the memory between the two). All have run once, and have compiled what they run, when this
+    returns. Raises AssertionError where the contenders disagree.
     """
     torch.manual_seed(0)
     torch.compiler.reset()
@@ -70,8 +74,9 @@ def make_gpu_contenders(case: Case, direction: str, compiled: bool) -> dict[str,
         layers["compiled"] = torch.compile(
             make_layer(case, "eager"), fullgraph=True, dynamic=False, mode="max-autotune"
         )
-    if kvmem.backends()["cuda"].available:
-        layers = {"fused": make_layer(case, "cuda"), **layers}
+    statuses = kvmem.backends()
+    running = [name for name in kernels if case.device == "cuda" and statuses[name].available]
+    layers = {**{name: make_layer(case, name) for name in running}, **layers}
     inputs = [image.requires_grad_(direction != "forward"), words.requires_grad_(direction != "forward")]
     contenders = {name: _runner(layer, inputs, grad_out, direction) for name, layer in layers.items()}
     check_agreement(contenders, case.dtype)

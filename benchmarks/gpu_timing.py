@@ -5,7 +5,7 @@ from statistics import median
 
 import torch
 from cases import Case
-from gpu_cases import make_bounds, make_gpu_contenders
+from gpu_cases import KERNELS, make_bounds, make_gpu_contenders
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
@@ -87,24 +87,20 @@ def gemm_rates() -> dict[str, float]:
 class GpuMeasurement:
     """One case in one direction: seconds of each round for the contenders and the bound, launches and peak memory."""
 
-    def __init__(self, case: Case, direction: str, compiled: bool) -> None:
+    def __init__(self, case: Case, direction: str, compiled: bool, kernels: tuple[str, ...] = KERNELS) -> None:
         self.case, self.direction = case, direction
-        contenders = make_gpu_contenders(case, direction, compiled)
+        contenders = make_gpu_contenders(case, direction, compiled, kernels)
         self.seconds = interleave_on_gpu(contenders | {"bound": make_bounds(case)[direction]})
-        self.queued = {
-            name: host_and_gpu_seconds(contenders[name]) for name in ("fused", "eager") if name in contenders
-        }
-        self.kernels = {name: launched_kernels(contenders[name]) for name in ("fused", "eager") if name in contenders}
+        plain = [name for name in (*KERNELS, "eager") if name in contenders]
+        self.queued = {name: host_and_gpu_seconds(contenders[name]) for name in plain}
+        self.kernels = {name: launched_kernels(contenders[name]) for name in plain}
         self.peaks = {name: peak_bytes(function) for name, function in contenders.items()}
 
     def summary(self) -> dict[str, object]:
-        """Medians in milliseconds and their ratios; None where a contender didn't run."""
+        """Medians in milliseconds, their ratios by name of the kernels, and the rest; what didn't run is left out."""
         times = {name: median(seconds) for name, seconds in self.seconds.items()}
-        fused = times.get("fused")
-
-        def over_fused(name: str) -> float | None:
-            return times[name] / fused if fused and name in times else None
-
+        kernels = [name for name in KERNELS if name in times]
+        others = [name for name in ("eager", "compiled", "sdpa") if name in times]
         image = self.case.batch * self.case.image_channels * self.case.size**2 * self.case.dtype.itemsize
         traffic = 2 * image * self.case.copies(self.direction)
         return {
@@ -114,16 +110,15 @@ class GpuMeasurement:
             "milliseconds": {name: seconds * 1e3 for name, seconds in times.items()},
             "fastest_milliseconds": {name: min(seconds) * 1e3 for name, seconds in self.seconds.items()},
             "back_to_back_milliseconds": {name: seconds * 1e3 for name, seconds in self.queued.items()},
-            "eager_over_fused": over_fused("eager"),
-            "compiled_over_fused": over_fused("compiled"),
-            "sdpa_over_fused": over_fused("sdpa"),
-            "fused_over_bound": fused and fused / times["bound"],
+            "times_faster": {name: {other: times[other] / times[name] for other in others} for name in kernels},
+            "over_bound": {name: times[name] / times["bound"] for name in kernels},
+            "triton_over_cuda": times["triton"] / times["cuda"] if len(kernels) == len(KERNELS) else None,
             "bytes": traffic,
             "flops": self.case.flops(self.direction),
-            "fused_bytes_per_second": fused and traffic / fused,
-            "bound_bytes_per_second": traffic / times["bound"],
-            "launches": {name: len(kernels) for name, kernels in self.kernels.items()},
-            "fused_kernels": self.kernels.get("fused"),
+            "bytes_per_second": {name: traffic / times[name] for name in (*kernels, "bound")},
+            "launches": {name: len(launched) for name, launched in self.kernels.items()},
+            "kernels": {name: self.kernels[name] for name in kernels},
             "peak_bytes": self.peaks,
+            "peak_over_eager": {name: self.peaks[name] / self.peaks["eager"] for name in kernels},
             "rounds": len(self.seconds["eager"]),
         }

@@ -11,6 +11,7 @@ from pathlib import Path
 from gpu_report import Summary, gpu_rows
 
 MARKERS = {"float32": "o", "bfloat16": "s", "float16": "^"}
+FILLED = {"cuda": True, "triton": False}
 COLOURS = {"forward": "tab:blue", "backward": "tab:orange", "forward + backward": "tab:green"}
 
 
@@ -23,7 +24,8 @@ def markdown_table(rows: list[list[str]]) -> list[str]:
 def markdown(record: dict) -> str:
     """The bars and the results of a record, with the machine on the first line."""
     machine = record["machine"]
-    lines = [f"{machine['device']}, torch {machine['torch']}, CUDA {machine['cuda']}, commit {machine['commit']}", ""]
+    runtime = f"CUDA {machine['cuda']}" if machine["cuda"] else f"ROCm {machine['hip']}"
+    lines = [f"{machine['device']}, torch {machine['torch']}, {runtime}, commit {machine['commit']}", ""]
     bars = [["bar", "value", "at most", "at least", "met"]]
     for bar in record["bars"]:
         bounds = ("" if bar[key] is None else str(bar[key]) for key in ("at_most", "at_least"))
@@ -31,18 +33,15 @@ def markdown(record: dict) -> str:
     return "\n".join([*lines, *markdown_table(bars), "", *markdown_table(gpu_rows(record["results"]))]) + "\n"
 
 
-def points(results: list[Summary]) -> list[tuple[str, str, float, float]]:
-    """Direction, dtype, intensity in FLOPs a byte and rate in FLOPs a second of the fused layer."""
-    measured = [result for result in results if result["fused_bytes_per_second"]]
-    return [
-        (
-            result["direction"],
-            result["dtype"],
-            result["flops"] / result["bytes"],
-            result["flops"] * result["fused_bytes_per_second"] / result["bytes"],
-        )
-        for result in measured
-    ]
+def points(results: list[Summary], kernels: str) -> list[tuple[str, str, float, float]]:
+    """Direction, dtype, intensity in FLOPs a byte and rate in FLOPs a second of the layer by some kernels."""
+    found = []
+    for result in results:
+        rate = result["bytes_per_second"].get(kernels)
+        if rate is not None:
+            intensity = result["flops"] / result["bytes"]
+            found.append((result["direction"], result["dtype"], intensity, intensity * rate))
+    return found
 
 
 def draw_roofline(record: dict, target: Path) -> None:
@@ -52,7 +51,7 @@ def draw_roofline(record: dict, target: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    bandwidth = max(result["bound_bytes_per_second"] for result in record["results"])
+    bandwidth = max(result["bytes_per_second"]["bound"] for result in record["results"])
     figure, axes = pyplot.subplots(figsize=(7, 5))
     # float16 runs on the same units as bfloat16.
     for dtype in ("float32", "bfloat16"):
@@ -60,8 +59,12 @@ def draw_roofline(record: dict, target: Path) -> None:
         corners = (1, rate / bandwidth, 1000)
         axes.plot(corners, [min(rate, bandwidth * x) for x in corners], color="grey", linewidth=1)
         axes.annotate(f"torch.mm {dtype}", (corners[-1], rate), ha="right", va="bottom", fontsize=8)
-    for direction, dtype, intensity, rate in points(record["results"]):
-        axes.scatter(intensity, rate, marker=MARKERS[dtype], color=COLOURS[direction], s=18)
+    for kernels, filled in FILLED.items():
+        for direction, dtype, intensity, rate in points(record["results"], kernels):
+            colour = COLOURS[direction]
+            face = colour if filled else "none"
+            axes.scatter(intensity, rate, marker=MARKERS[dtype], edgecolors=colour, facecolors=face, s=18)
+        axes.scatter([], [], edgecolors="black", facecolors="black" if filled else "none", label=kernels)
     for label, colour in COLOURS.items():
         axes.scatter([], [], color=colour, label=label)
     for label, marker in MARKERS.items():

@@ -10,12 +10,14 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from cases import CASES, DIRECTIONS
-from gpu_cases import COMPILED_CASES, GPU_CASES, GPU_DIRECTIONS
+from cases import CASES, DIRECTIONS, Case
+from gpu_cases import COMPILED_CASES, GPU_CASES, GPU_DIRECTIONS, KERNELS
 from gpu_report import bars, describe_gpu, format_bars, format_gpu_table
 from gpu_timing import GpuMeasurement, gemm_rates
 from report import describe_machine, format_table
 from timing import Measurement
+
+import kvmem
 
 
 def main() -> None:
@@ -54,7 +56,7 @@ def run_on_cpu(arguments: argparse.Namespace) -> None:
 
 def run_on_gpu(arguments: argparse.Namespace) -> None:
     if not torch.cuda.is_available():
-        raise SystemExit("--device cuda: torch finds no CUDA GPU here")
+        raise SystemExit("--device cuda: torch finds no GPU here")
     start = time.monotonic()
     machine = {**describe_gpu(), "gemm_flops_per_second": gemm_rates()}
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
@@ -66,17 +68,27 @@ def run_on_gpu(arguments: argparse.Namespace) -> None:
         of_bars = case.name in COMPILED_CASES
         if time.monotonic() - start < arguments.seconds and (of_bars or arguments.torch_compile != "only"):
             compiled = of_bars and arguments.torch_compile != "none"
-            try:
-                summaries.append(GpuMeasurement(case, direction, compiled).summary())
-            # One case that fails, for want of memory or by a wrong result, doesn't cost the others.
-            except (AssertionError, RuntimeError) as error:
-                failures.append(f"{case.name}, {direction}: {str(error).splitlines()[0]}")
+            summaries += measured(case, direction, compiled, failures)
             print(f"{time.monotonic() - start:.0f} s: {case.name}, {direction}", flush=True)
             record = {"machine": machine, "bars": bars(summaries), "failures": failures, "results": summaries}
             write(arguments.json, record)
     print("\n".join([*format_gpu_table(summaries), *format_bars(bars(summaries))]))
     if failures:
         raise SystemExit("\n".join(["these failed:", *failures]))
+
+
+def measured(case: Case, direction: str, compiled: bool, failures: list[str]) -> list[dict]:
+    """The summary; none where it failed, and failures say why."""
+    # Triton's kernels, which compile on the spot, don't cost the CUDA kernels their figures.
+    both = all(kvmem.backends()[name].available for name in KERNELS)
+    for kernels in (KERNELS, ("cuda",)) if both else (KERNELS,):
+        try:
+            return [GpuMeasurement(case, direction, compiled, kernels).summary()]
+        # One case that fails doesn't cost the others: for want of memory, by a wrong result, by a compiler's error.
+        except Exception as error:
+            words = " ".join(str(error).split())[:300]
+            failures.append(f"{case.name}, {direction}, {' and '.join(kernels)}: {type(error).__name__}: {words}")
+    return []
 
 
 def write(path: Path | None, record: dict) -> None:

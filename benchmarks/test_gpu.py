@@ -1,11 +1,13 @@
-"""The CUDA kernels against eager, torch.compile, an attention composition and the copy of h, on a GPU."""
+"""The CUDA and Triton kernels against eager, torch.compile, an attention composition and the copy of h, on a GPU."""
 
 import pytest
 import torch
 from gpu_cases import COMPILED_CASES, GPU_CASES, GPU_CONTENDERS, GPU_DIRECTIONS
 from replay import CLOCK, replay
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA GPU")
+import kvmem
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
 
 
 @pytest.mark.benchmark(timer=CLOCK.read)
@@ -18,5 +20,5 @@ def test_layer_on_gpu(benchmark, measure_on_gpu, case, direction, contender):
     benchmark.group = f"{case.name}, {direction}"
     measurement = measure_on_gpu(case, direction)
     if contender not in measurement.seconds:
-        pytest.skip("kvmem's CUDA kernels can't run here")
+        pytest.skip(f"the {contender} backend can't run: {kvmem.backends()[contender].reason}")
     replay(benchmark, measurement.seconds[contender])

@@ -1,4 +1,4 @@
-"""The key-value memory layer of KVM-GAN and DM-GAN, fused for CPUs and NVIDIA GPUs.
+"""The key-value memory layer of KVM-GAN and DM-GAN, fused for CPUs and GPUs.
 
 `KVMemoryLayer` is the layer, `kv_memory` the same as a function of tensors, `backends()` says what can run here.
 """

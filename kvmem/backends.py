@@ -6,12 +6,12 @@ import os
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from kvmem import ops
+from kvmem.triton.status import interpreted, triton_missing, triton_refusal
 
 NAMES = ("eager", "cpu", "cuda", "triton")
-CUDA_CHANNELS, CUDA_SLOTS, CUDA_CAPABILITY = 512, 128, (8, 0)
+CUDA_CAPABILITY = (8, 0)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def backends() -> dict[str, BackendStatus]:
         "eager": BackendStatus(True, "the equations in plain PyTorch, on any device"),
         "cpu": _cpu_status(),
         "cuda": _cuda_status(),
-        "triton": BackendStatus(False, "this version of kvmem has no Triton kernels"),
+        "triton": _triton_status(),
     }
 
 
@@ -58,41 +58,35 @@ def pick_backend(backend: str | None, device: torch.device) -> str:
     chosen = backend or os.environ.get("KVMEM_BACKEND")
     if not chosen or chosen == "eager":
         return chosen or _best_backend(device)
-    if chosen == device.type and chosen == _best_backend(device):
+    if chosen == device.type == "cpu" and ops.AVAILABLE:
+        return chosen
+    if device.type == "cuda" and chosen in REFUSALS and REFUSALS[chosen](device.index) is None:
         return chosen
     check_backend(chosen)
-    if device.type != chosen:
-        raise RuntimeError(f"backend {chosen!r} runs on {chosen} tensors: image is on device {str(device)!r}")
-    raise RuntimeError(f"backend {chosen!r} can't run on {device}: {_cuda_refusal(device.index)}")
-
-
-def cuda_limit(image: Tensor, words: Tensor) -> str | None:
-    """What about a call the CUDA kernels don't take, None where they take it: images (B, C, H, W), words (B, T, D)."""
-    if image.dtype == torch.float64:
-        return "float64"
-    if image.shape[1] > CUDA_CHANNELS:
-        return f"more than {CUDA_CHANNELS} image channels"
-    if words.shape[1] > CUDA_SLOTS:
-        return f"more than {CUDA_SLOTS} slots"
-    return None
+    if device.type == "cpu" and chosen == "triton" and interpreted():
+        return chosen
+    kind = "cpu" if chosen == "cpu" else "cuda"
+    if device.type != kind:
+        raise RuntimeError(f"backend {chosen!r} runs on {kind} tensors: image is on device {str(device)!r}")
+    raise RuntimeError(f"backend {chosen!r} can't run on {device}: {REFUSALS[chosen](device.index)}")
 
 
 @torch.compiler.assume_constant_result
-def pick_instead_of_cuda(backend: str | None, limit: str) -> str:
-    """The name of the backend that runs a call on a CUDA device which the CUDA kernels don't take.
+def pick_instead(name: str, backend: str | None, limit: str) -> str:
+    """The name of the backend that runs a call which the kernels of the backend `name` don't take.
 
     Raises RuntimeError where the caller, or KVMEM_BACKEND, has chosen them.
     """
     if backend or os.environ.get("KVMEM_BACKEND"):
-        raise RuntimeError(f"backend 'cuda' can't run this call: its kernels don't take {limit}")
+        raise RuntimeError(f"backend {name!r} can't run this call: its kernels don't take {limit}")
     return "eager"
 
 
 def _best_backend(device: torch.device) -> str:
     if device.type == "cpu" and ops.AVAILABLE:
         return "cpu"
-    if device.type == "cuda" and _cuda_refusal(device.index) is None:
-        return "cuda"
+    if device.type == "cuda":
+        return next((name for name, refusal in REFUSALS.items() if refusal(device.index) is None), "eager")
     return "eager"
 
 
@@ -108,15 +102,27 @@ def _cpu_status() -> BackendStatus:
 
 def _cuda_status() -> BackendStatus:
     missing = _cuda_missing()
+    return BackendStatus(False, missing) if missing else _gpu_status("cuda", f"CUDA C++ for {_cuda_architectures()}")
+
+
+def _triton_status() -> BackendStatus:
+    missing = triton_missing()
     if missing:
         return BackendStatus(False, missing)
+    if interpreted():
+        return BackendStatus(True, "fused Triton, run by its interpreter on the CPU (TRITON_INTERPRET=1): for tests")
+    return _gpu_status("triton", "Triton, compiled at the first call")
+
+
+def _gpu_status(backend: str, kernels: str) -> BackendStatus:
+    """On which of the GPUs a backend's kernels run, and why not on the others."""
     usable, unusable = [], []
     for index in range(torch.cuda.device_count()):
-        refusal = _cuda_refusal(index)
+        refusal = REFUSALS[backend](index)
         name = f"cuda:{index} ({torch.cuda.get_device_name(index)})"
         (unusable if refusal else usable).append(f"not on {name}: {refusal}" if refusal else name)
     on = [f"on {', '.join(usable)}"] if usable else []
-    return BackendStatus(bool(usable), "; ".join([f"fused CUDA C++ for {_cuda_architectures()}", *on, *unusable]))
+    return BackendStatus(bool(usable), "; ".join([f"fused {kernels}", *on, *unusable]))
 
 
 def _cuda_architectures() -> str:
@@ -169,3 +175,7 @@ def _driver_version() -> int:
     version = ctypes.c_int()
     ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
     return version.value
+
+
+# Backends of GPUs, the one to be taken first in front -> why it can't run on the GPU of an index, None where it can.
+REFUSALS = {"cuda": _cuda_refusal, "triton": triton_refusal}

@@ -7,6 +7,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 WRITE_GATES = ("sigmoid", "linear")
 ACTIVATIONS = ("relu", "identity")
 GATE_WIDTHS = ("scalar", "vector")
+GPU_CHANNELS, GPU_SLOTS = 512, 128
 WEIGHT_NAMES = (
     "gate_word",
     "gate_image",
@@ -81,6 +82,17 @@ def check_tensors(image: Tensor, words: Tensor, mask: Tensor | None, weights: tu
         _check_like_image(name, tensor, image.dtype, image.device)
     if mask is not None:
         _check_mask(mask, (batch, words.shape[1]), image.device)
+
+
+def gpu_limit(image: Tensor, words: Tensor) -> str | None:
+    """What about a call no kernel for GPUs takes, None where they take it: images (B, C, H, W), words (B, T, D)."""
+    if image.dtype == torch.float64:
+        return "float64"
+    if image.shape[1] > GPU_CHANNELS:
+        return f"more than {GPU_CHANNELS} image channels"
+    if words.shape[1] > GPU_SLOTS:
+        return f"more than {GPU_SLOTS} slots"
+    return None
 
 
 def _check_tensor(name: str, tensor: Tensor) -> None:

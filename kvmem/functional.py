@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from kvmem import ops
-from kvmem.backends import cuda_limit, pick_backend, pick_instead_of_cuda
-from kvmem.checks import ACTIVATIONS, WRITE_GATES, check_choice, check_tensors
+from kvmem.backends import pick_backend, pick_instead
+from kvmem.checks import ACTIVATIONS, WRITE_GATES, check_choice, check_tensors, gpu_limit
 from kvmem.reference import kv_memory_reference
 
 
@@ -89,10 +89,11 @@ def _run(
 ) -> Tensor | tuple[Tensor, Tensor]:
     check_tensors(image, words, mask, weights)
     name = pick_backend(backend, image.device)
-    if name == "cuda" and (limit := cuda_limit(image, words)):
-        name = pick_instead_of_cuda(backend, limit)
+    if name in ("cuda", "triton") and (limit := gpu_limit(image, words)):
+        name = pick_instead(name, backend, limit)
     if name != "eager":
-        out, attention = ops.kv_memory(image, words, mask, weights, options, return_attention)
+        operators = ops.TRITON if name == "triton" else ops.COMPILED
+        out, attention = ops.kv_memory(operators, image, words, mask, weights, options, return_attention)
     else:
         out, attention = kv_memory_reference(image, words, mask, *weights, *options)
     return (out, attention) if return_attention else out

@@ -1,9 +1,11 @@
-"""The operators of the compiled extension in PyTorch: loading, fake kernels, autograd.
+"""The operators in PyTorch: those of the compiled extension and Triton's, with one schema, fake kernels and autograd.
 
 First derivatives run fused. Where the caller wants to differentiate them again (create_graph), they run through the
 eager form instead: correct to any order, not fast.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,11 +15,28 @@ from kvmem.reference import kv_memory_reference
 
 LIBRARY = Path(__file__).with_name("_kernels.so")
 AVAILABLE = LIBRARY.exists()
+# The operators' namespaces: of the extension, for CPUs and CUDA, and of the Triton kernels.
+COMPILED, TRITON = "kvmem", "kvmem_triton"
+PARAMETERS = (
+    "Tensor gate_word, Tensor gate_image, Tensor write_word_weight, Tensor write_word_bias, Tensor write_image_weight, "
+    "Tensor write_image_bias, Tensor key_weight, Tensor key_bias, Tensor value_weight, Tensor value_bias, "
+    "Tensor response_gate_weight, Tensor response_gate_bias"
+)
+# As in csrc/torch_ops.cpp, which defines them where there is no Python too.
+SCHEMAS = (
+    f"kv_memory(Tensor image, Tensor words, Tensor? mask, {PARAMETERS}, bool linear_write_gate, bool relu, "
+    "bool detach_mean, bool return_attention) "
+    "-> (Tensor out, Tensor attention, Tensor mean, Tensor log_sum_exp, Tensor memory)",
+    "kv_memory_backward(Tensor grad_out, Tensor? grad_attention, Tensor image, Tensor words, Tensor? mask, "
+    f"{PARAMETERS}, Tensor mean, Tensor log_sum_exp, Tensor memory, bool linear_write_gate, bool relu, "
+    f"bool detach_mean, int needs) -> ({', '.join(14 * ['Tensor'])})",
+)
 
 Options = tuple[bool, bool, bool]  # linear_write_gate, relu, detach_mean
 
 
 def kv_memory(
+    operators: str,
     image: Tensor,
     words: Tensor,
     mask: Tensor | None,
@@ -25,8 +44,12 @@ def kv_memory(
     options: Options,
     return_attention: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The fused layer: response (B, C, H, W) and attention (B, T, H, W), the latter empty where not asked for."""
-    out, attention, *_ = torch.ops.kvmem.kv_memory(image, words, mask, *weights, *options, return_attention)
+    """The fused layer: response (B, C, H, W) and attention (B, T, H, W), the latter empty where not asked for.
+
+    operators: the namespace of the operators that compute it, COMPILED or TRITON.
+    """
+    run = torch.ops.kvmem_triton.kv_memory if operators == TRITON else torch.ops.kvmem.kv_memory
+    out, attention, *_ = run(image, words, mask, *weights, *options, return_attention)
     return out, attention
 
 
@@ -41,24 +64,26 @@ def cuda_version() -> int:
 
 
 def _fake_forward(
-    image: Tensor, words: Tensor, mask: Tensor | None, *weights_and_options: Tensor | bool
+    operators: str, image: Tensor, words: Tensor, mask: Tensor | None, *weights_and_options: Tensor | bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Shapes, dtypes and strides of what the forward operator returns: out, attention, mean, log_sum_exp, memory.
 
-    The last two are what the CUDA kernels keep for backward beyond the mean; the CPU kernels compute them again.
+    The last two are what the CUDA kernels keep for backward beyond the mean; the CPU kernels compute both again, and
+    Triton's the first one.
     """
     batch, channels, height, width = image.shape
     slots, return_attention = words.shape[1], weights_and_options[-1]
     attention = image.new_empty((batch, slots, height, width) if return_attention else (0,))
     mean = image.new_empty((batch, channels), dtype=torch.float64 if image.dtype == torch.float64 else torch.float32)
-    kept = kept_memory(slots, channels, *weights_and_options[:12]) if image.device.type == "cuda" else None
-    log_sum_exp = image.new_empty((0,) if kept is None else (batch, height, width), dtype=torch.float32)
-    memory = image.new_empty((0,) if kept is None else (batch, kept), dtype=torch.float32)
+    on_cuda, kept = image.device.type == "cuda", kept_memory(slots, channels, *weights_and_options[:12])
+    keeps_sums, keeps_memory = on_cuda and operators == COMPILED, on_cuda or operators == TRITON
+    log_sum_exp = image.new_empty((batch, height, width) if keeps_sums else (0,), dtype=torch.float32)
+    memory = image.new_empty((batch, kept) if keeps_memory else (0,), dtype=torch.float32)
     return _empty_like_image(image), attention, mean, log_sum_exp, memory
 
 
 def kept_memory(slots: int, channels: int, *weights: Tensor) -> int:
-    """Numbers an image in `memory`, as csrc/cuda/layout.h lays them out: the parts of m and g, k, v and W_g v."""
+    """Numbers an image in `memory`: the parts of m and g, k, v, W_g v (csrc/cuda/layout.h, kvmem/triton/tables.py)."""
     write_gates, memory_channels, response_gates = (weights[i].shape[0] for i in (0, 2, 10))
     of_words, of_image = memory_channels + write_gates + 2 * channels + response_gates, memory_channels + write_gates
     return of_words * slots + of_image
@@ -97,7 +122,9 @@ def _setup_context(ctx, inputs: tuple, output: tuple) -> None:
     ctx.options = (linear_write_gate, relu, detach_mean)
 
 
-def _backward(ctx, grad_out: Tensor | None, grad_attention: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+def _backward(
+    operators: str, ctx, grad_out: Tensor | None, grad_attention: Tensor | None, *_: None
+) -> tuple[Tensor | None, ...]:
     image, words, mask, *weights_and_kept = ctx.saved_tensors
     weights, kept = weights_and_kept[:12], weights_and_kept[12:]
     needs = [needed for i, needed in enumerate(ctx.needs_input_grad[:15]) if i != 2]  # of image, words, weights
@@ -109,9 +136,8 @@ def _backward(ctx, grad_out: Tensor | None, grad_attention: Tensor | None, *_: N
     else:
         grad_out = torch.zeros_like(image) if grad_out is None else grad_out
         bits = sum(1 << i for i, needed in enumerate(needs) if needed)
-        gradients = torch.ops.kvmem.kv_memory_backward(
-            grad_out, grad_attention, image, words, mask, *weights, *kept, *ctx.options, bits
-        )
+        run = getattr(torch.ops, operators).kv_memory_backward
+        gradients = run(grad_out, grad_attention, image, words, mask, *weights, *kept, *ctx.options, bits)
         gradients = [gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True)]
     return *gradients[:2], None, *gradients[2:], None, None, None, None
 
@@ -147,8 +173,34 @@ def _load_library() -> None:
         raise ImportError(f"kvmem's compiled extension can't be loaded: {remedy} ({error})") from error
 
 
+def _register(operators: str) -> None:
+    """Fake kernels and autograd of a namespace's operators."""
+    torch.library.register_fake(f"{operators}::kv_memory", partial(_fake_forward, operators))
+    torch.library.register_fake(f"{operators}::kv_memory_backward", _fake_backward)
+    torch.library.register_autograd(
+        f"{operators}::kv_memory", partial(_backward, operators), setup_context=_setup_context
+    )
+
+
+def _triton(name: str) -> Callable[..., tuple[Tensor, ...]]:
+    """A function of kvmem/triton/launch.py, which is imported with Triton when it is first called."""
+
+    def run(*arguments: Tensor | bool | int | None) -> tuple[Tensor, ...]:
+        from kvmem.triton import launch
+
+        return getattr(launch, name)(*arguments)
+
+    return run
+
+
 if AVAILABLE:
     _load_library()
-    torch.library.register_fake("kvmem::kv_memory", _fake_forward)
-    torch.library.register_fake("kvmem::kv_memory_backward", _fake_backward)
-    torch.library.register_autograd("kvmem::kv_memory", _backward, setup_context=_setup_context)
+    _register(COMPILED)
+
+_TRITON_LIBRARY = torch.library.Library(TRITON, "DEF")
+for _schema, _name in zip(SCHEMAS, ("forward", "backward"), strict=True):
+    _operator = _TRITON_LIBRARY.define(_schema)
+    # On a CPU they run in Triton's interpreter.
+    for _key in ("CPU", "CUDA"):
+        _TRITON_LIBRARY.impl(_operator, _triton(_name), _key)
+_register(TRITON)

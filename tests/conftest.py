@@ -1,4 +1,4 @@
-"""A tiny model on a few procedural birds, and the commands run in this process."""
+"""A tiny model on a few procedural birds, the commands run in this process, and how Triton's kernels run here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+# Triton reads it when a kernel is defined, which is before any fixture. Without a GPU its interpreter runs the kernels.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 TINY = """
 --data.birds.classes 12 --data.birds.test-classes 4 --data.birds.images-per-class 6 --data.birds.captions-per-image 2

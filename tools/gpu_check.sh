@@ -1,32 +1,46 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in under ten minutes: build, tests, compute-sanitizer, benchmarks.
 #
-#   tools/gpu_check.sh OUTDIR [step...]      steps: build tests accuracy memcheck racecheck benchmarks compiled
+#   tools/gpu_check.sh OUTDIR [step...]      steps: build tests accuracy triton memcheck racecheck benchmarks compiled
 #
 # OUTDIR gets summary.json, logs, and the benchmarks' records, seven files in all. A step that fails or runs out of time
-# doesn't stop the next. Needs no network: what pip would fetch is not fetched, and the tests of kvmem do without it.
+# doesn't stop the next; steps that found no time can be named in another call, with another OUTDIR. Needs no network:
+# what pip would fetch is not fetched, and the tests of kvmem do without it. tests and accuracy are those of the CUDA
+# kernels, triton both of the Triton kernels.
 # KVMEM_CHECK_SECONDS (570) is the time for all, KVMEM_CHECK_PYTHON (python3) the Python that has torch.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=$(mkdir -p "${1:?OUTDIR}" && cd "$1" && pwd)
 shift
-steps=${*:-build tests accuracy memcheck racecheck benchmarks compiled}
+steps=${*:-build tests accuracy triton memcheck racecheck benchmarks compiled}
 limit=${KVMEM_CHECK_SECONDS:-570}
 python=${KVMEM_CHECK_PYTHON:-python3}
 # cmake and ninja lie beside Python where pip has put them.
 PATH="$(dirname "$("$python" -c 'import sys; print(sys.executable)')"):$PATH"
 export PATH PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 KVMEM_REQUIRE_CUDA=1
-xdist=$("$python" -c 'import importlib.util as u; print("-n 4" if u.find_spec("xdist") else "")')
+# Workers for tests that share the GPU: most of the time of Triton's goes into compiling, which takes all the cores.
+few_workers="" workers=""
+if "$python" -c 'import xdist' 2>/dev/null; then few_workers="-n 4" workers="-n $(nproc)"; fi
 
 build() {
   nvidia-smi
   nvcc --version
   "$python" -m pip install -v --no-build-isolation --no-deps -e . || "$python" setup.py build_ext --inplace
-  "$python" -c 'import kvmem; status = kvmem.backends()["cuda"]; print(status); assert status.available'
+  "$python" -c 'import kvmem; print(kvmem.backends()); assert kvmem.backends()["cuda"].available'
 }
-tests() { "$python" -m pytest -q -rfEs --durations=10 tests/gpu tests/cuda --deselect tests/gpu/test_accuracy.py; }
+tests() {
+  "$python" -m pytest -q -rfEs --durations=10 tests/gpu tests/cuda -k "not triton" --deselect tests/gpu/test_accuracy.py
+}
 # shellcheck disable=SC2086
-accuracy() { "$python" -m pytest -q -rfE $xdist tests/gpu/test_accuracy.py; }
+accuracy() { "$python" -m pytest -q -rfE $few_workers tests/gpu/test_accuracy.py -k "not triton"; }
+triton() {
+  # Those that fill the GPU's memory run one at a time.
+  local large=tests/gpu/test_memory.py::test_more_than_two_to_the_31_numbers code
+  # shellcheck disable=SC2086
+  "$python" -m pytest -q -rfEs --durations=10 $workers tests/gpu -k triton --deselect "$large"
+  code=$?
+  "$python" -m pytest -q -rfEs "$large" -k triton && return "$code"
+}
 sanitize() {
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 20 \
     "$python" tools/sanitizer_cases.py
@@ -38,15 +52,15 @@ benchmarks() { measure --torch-compile none --json "$out/benchmarks.json"; }
 compiled() { measure --torch-compile only --json "$out/compiled.json"; }
 
 seconds_of() {
-  case $1 in build) echo 180 ;; tests | accuracy) echo 150 ;; memcheck | racecheck) echo 90 ;; *) echo 200 ;; esac
+  case $1 in build | triton) echo 180 ;; tests | accuracy) echo 150 ;; memcheck | racecheck) echo 90 ;; *) echo 200 ;; esac
 }
 
 log_of() {
-  case $1 in tests | accuracy) echo tests ;; *check) echo sanitizer ;; benchmarks | compiled) echo benchmarks ;; *) echo "$1" ;; esac
+  case $1 in tests | accuracy | triton) echo tests ;; *check) echo sanitizer ;; benchmarks | compiled) echo benchmarks ;; *) echo "$1" ;; esac
 }
 
-export -f build tests accuracy sanitize memcheck racecheck measure benchmarks compiled
-export python out xdist budget
+export -f build tests accuracy triton sanitize memcheck racecheck measure benchmarks compiled
+export python out few_workers workers budget
 results="" failed=0
 rm -f "$out"/{build,tests,sanitizer,benchmarks}.log
 for step in $steps; do
@@ -57,7 +71,8 @@ for step in $steps; do
     echo "$step: no time left" >>"$log"
     code=124
   else
-    timeout -k 5 "$budget" bash -c "$step" >>"$log" 2>&1
+    # Interrupted, not terminated: pytest then says what failed so far.
+    timeout -s INT -k 10 "$budget" bash -c "$step" >>"$log" 2>&1
     code=$?
   fi
   [ "$code" -eq 0 ] || failed=1

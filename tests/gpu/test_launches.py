@@ -2,23 +2,26 @@
 
 import pytest
 import torch
+from kvmem_problems import NAMESPACES
 
 import kvmem
 
 STAGES = {"stage two": (10, 64, (64, 64), 18, 256, 128), "stage three": (4, 64, (128, 128), 18, 256, 128)}
 MOST_BACKWARD_LAUNCHES = 4
+TRITON_FORWARD = ["kv_memory_write", "kv_memory_read"]
+TRITON_BACKWARD = ["kv_memory_read_backward", "kv_memory_write_backward", "kv_memory_parameters_backward"]
 
 
-def directions(problem):
+def directions(problem, backend="cuda"):
     """Functions that run forward and backward on the same problem."""
     problem = problem.leaves()
-    out = problem.run("cuda")
+    out = problem.run(backend)
     grad = torch.randn_like(out)
     inputs = list(problem.inputs.values())
 
     def forward():
         with torch.no_grad():
-            return problem.run("cuda")
+            return problem.run(backend)
 
     return forward, lambda: torch.autograd.grad(out, inputs, grad, retain_graph=True)
 
@@ -38,6 +41,41 @@ def test_the_papers_shapes_take_one_launch_forward_and_at_most_four_backward(
     assert any("cluster_backward" in name for name in names), names
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_papers_shapes_take_two_launches_of_triton_forward_and_three_backward(
+    triton_kernels, make_problem, launches, stage, channels_last, dtype
+):
+    problem = make_problem(*STAGES[stage], mask="partial", dtype=dtype, channels_last=channels_last)
+    forward, backward = directions(problem, "triton")
+    assert launches(forward) == TRITON_FORWARD
+    assert launches(backward) == TRITON_BACKWARD
+
+
+@pytest.mark.parametrize(
+    "channels, slots, response_gate_width, tuned",
+    [
+        (64, 63, "scalar", True),
+        (64, 64, "scalar", False),
+        (64, 64, "vector", True),
+        (64, 65, "vector", False),
+        (13, 63, "scalar", True),
+        (65, 18, "scalar", False),
+    ],
+)
+def test_triton_takes_its_tuned_kernels_up_to_64_channels_and_63_slots(
+    triton_kernels, make_problem, launches, channels, slots, response_gate_width, tuned
+):
+    """The scalar response gate's row takes the place of a slot."""
+    problem = make_problem(2, channels, (16, 16), slots, response_gate_width=response_gate_width)
+    forward, backward = directions(problem, "triton")
+    names = launches(forward)
+    assert (names == TRITON_FORWARD) == tuned, names
+    assert ("kv_memory_tables" in names) != tuned, names
+    assert launches(backward) == TRITON_BACKWARD
+
+
 def test_the_general_path_can_be_forced(make_problem, path, launches):
     forward, backward = directions(make_problem(2, 64, (16, 16), 18))
     names = launches(forward) + launches(backward)
@@ -54,45 +92,65 @@ def test_the_general_path_can_be_forced(make_problem, path, launches):
     [{"channels": 63}, {"channels": 64, "slots": 32}, {"channels": 64, "response_gate_width": "vector"}],
     ids=str,
 )
-def test_other_shapes_take_the_general_path(make_problem, launches, settings):
+def test_other_shapes_take_the_general_path(cuda_kernels, make_problem, launches, settings):
     forward, backward = directions(make_problem(**settings))
     assert any("general_forward" in name for name in launches(forward))
     assert any("general_backward" in name for name in launches(backward))
 
 
-def test_an_unknown_path_is_refused():
+def test_an_unknown_path_is_refused(cuda_kernels):
     with pytest.raises(RuntimeError, match="path 'fast' doesn't exist; expected auto or general"):
         torch.ops.kvmem.cuda_path("fast")
 
 
-def test_the_layer_picks_the_kernels_by_itself(called_operators, monkeypatch):
-    monkeypatch.delenv("KVMEM_BACKEND", raising=False)
+def assert_layer_reaches(backend, called_operators):
+    """A layer that isn't told its backend runs the operators of this one, and nothing in their place."""
     layer = kvmem.KVMemoryLayer(64, 256).cuda()
     image, words = torch.randn(2, 64, 8, 8, device="cuda", requires_grad=True), torch.randn(2, 18, 256, device="cuda")
     with called_operators() as called:
         layer(image, words).sum().backward()
-    assert called.names.count("kvmem::kv_memory") == called.names.count("kvmem::kv_memory_backward") == 1
+    operators = [f"{NAMESPACES[backend]}::kv_memory", f"{NAMESPACES[backend]}::kv_memory_backward"]
+    assert [name for name in called.names if name.startswith("kvmem")] == operators
     assert not any(name.startswith(("aten::bmm", "aten::_softmax", "aten::addmm")) for name in called.names)
-    status = kvmem.backends()["cuda"]
-    assert status.available and torch.cuda.get_device_name() in status.reason and "sm_" in status.reason
+
+
+def test_the_layer_picks_the_kernels_by_itself(called_operators, monkeypatch):
+    """CUDA's where they can run, Triton's elsewhere."""
+    monkeypatch.delenv("KVMEM_BACKEND", raising=False)
+    statuses = kvmem.backends()
+    assert_layer_reaches("cuda" if statuses["cuda"].available else "triton", called_operators)
+
+
+def test_the_environment_picks_the_kernels(backend, called_operators, monkeypatch):
+    monkeypatch.setenv("KVMEM_BACKEND", backend)
+    assert_layer_reaches(backend, called_operators)
+
+
+def test_the_status_names_the_gpu(backend):
+    status = kvmem.backends()[backend]
+    assert status.available and torch.cuda.get_device_name() in status.reason
+    assert backend != "cuda" or "sm_" in status.reason
 
 
 @pytest.mark.parametrize("settings", [{"slots": 129}, {"channels": 513}, {"dtype": torch.float64}], ids=str)
-def test_calls_beyond_the_kernels_run_eager_unless_they_were_asked_for(make_problem, called_operators, settings):
+def test_calls_beyond_the_kernels_run_eager_unless_they_were_asked_for(
+    make_problem, backend, namespace, called_operators, settings
+):
     problem = make_problem(memory_channels=8, **settings)
     with called_operators() as called:
         out = problem.run()
-    assert not any(name.startswith("kvmem::") for name in called.names)
+    assert not any(name.startswith("kvmem") for name in called.names)
     assert torch.equal(out, problem.run("eager"))
-    with pytest.raises(RuntimeError, match="backend 'cuda' can't run this call: its kernels don't take"):
-        problem.run("cuda")
-    with pytest.raises(RuntimeError, match="kvmem: the CUDA kernels take"):
-        torch.ops.kvmem.kv_memory(*problem.operator_arguments())
+    with pytest.raises(RuntimeError, match=f"backend '{backend}' can't run this call: its kernels don't take"):
+        problem.run(backend)
+    if backend == "cuda":
+        with pytest.raises(RuntimeError, match="kvmem: the CUDA kernels take"):
+            torch.ops.kvmem.kv_memory(*problem.operator_arguments())
 
 
-def test_tensors_of_the_cpu_are_refused(make_problem):
+def test_tensors_of_the_cpu_are_refused(make_problem, backend):
     problem = make_problem()
-    with pytest.raises(RuntimeError, match="backend 'cuda' runs on cuda tensors: image is on device 'cpu'"):
-        problem.on("cpu").run("cuda")
+    with pytest.raises(RuntimeError, match=f"backend '{backend}' runs on cuda tensors: image is on device 'cpu'"):
+        problem.on("cpu").run(backend)
     with pytest.raises(ValueError, match="words: got device cpu, expected cuda:0 as in image"):
         problem.with_inputs([problem.image, problem.words.cpu(), *problem.weights.values()]).run()

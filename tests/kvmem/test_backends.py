@@ -1,5 +1,6 @@
 """What can run here is said truthfully, a choice is honoured or refused, and the chosen path is the one that runs."""
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import torch
 
 import kvmem
 from kvmem.torch_version import require_torch
+from kvmem.triton.status import forget
 
 FORWARD, BACKWARD = "kvmem::kv_memory", "kvmem::kv_memory_backward"
 
@@ -19,10 +21,26 @@ def test_every_backend_has_a_status_and_a_reason():
     statuses = kvmem.backends()
     assert list(statuses) == ["eager", "cpu", "cuda", "triton"]
     assert statuses["eager"].available
-    assert repr(statuses["triton"]) == "not available: this version of kvmem has no Triton kernels"
     if not torch.cuda.is_available():
         assert not statuses["cuda"].available
         assert "built for sm_" in repr(statuses["cuda"]) or "built without CUDA" in repr(statuses["cuda"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton isn't installed")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    "interpret, status",
+    [
+        ("1", "available: fused Triton, run by its interpreter on the CPU (TRITON_INTERPRET=1): for tests"),
+        ("0", "not available: torch finds no GPU (TRITON_INTERPRET=1 runs the kernels on the CPU, for tests)"),
+    ],
+)
+def test_the_triton_status_without_a_gpu(monkeypatch, interpret, status):
+    monkeypatch.setenv("TRITON_INTERPRET", interpret)
+    forget()
+    assert repr(kvmem.backends()["triton"]) == status
+    monkeypatch.undo()
+    forget()
 
 
 def test_the_cpu_status_names_the_instruction_set(isa):
@@ -75,8 +93,10 @@ def test_the_environment_overrides_the_pick_but_not_an_explicit_choice(
 
 def test_a_backend_that_cannot_run_raises_and_says_why(make_problem, monkeypatch):
     problem = make_problem()
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    forget()
     missing = [name for name, status in kvmem.backends().items() if not status.available]
-    assert "triton" in missing
+    assert torch.cuda.is_available() or missing[-2:] == ["cuda", "triton"]
     for name in missing:
         message = re.escape(f"backend '{name}' can't run: {kvmem.backends()[name].reason}")
         with pytest.raises(RuntimeError, match=message):
@@ -85,9 +105,12 @@ def test_a_backend_that_cannot_run_raises_and_says_why(make_problem, monkeypatch
             kvmem.KVMemoryLayer(8, 12, backend=name)
     with pytest.raises(ValueError, match="backend: got 'gpu', expected one of 'eager', 'cpu', 'cuda', 'triton'"):
         problem.run("gpu")
-    monkeypatch.setenv("KVMEM_BACKEND", "triton")
-    with pytest.raises(RuntimeError, match="backend 'triton' can't run"):
-        problem.run()
+    for name in missing:
+        monkeypatch.setenv("KVMEM_BACKEND", name)
+        with pytest.raises(RuntimeError, match=f"backend '{name}' can't run"):
+            problem.run()
+    monkeypatch.undo()
+    forget()
 
 
 def test_the_cpu_backend_refuses_tensors_of_other_devices(make_problem, extension):

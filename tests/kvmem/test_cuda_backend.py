@@ -1,36 +1,48 @@
-"""The choice of the CUDA kernels on machines that are only pretended: why they can't run, and what runs instead."""
+"""The choice of the kernels for GPUs on machines that are only pretended: why they can't run, and what runs instead."""
 
 import sys
 
 import pytest
 import torch
+from kvmem_problems import NAMESPACES
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import kvmem
+from kvmem.triton import status as triton_status
 
 backends = sys.modules["kvmem.backends"]
 H100, A10, T4, B200 = ("NVIDIA H100", (9, 0)), ("NVIDIA A10", (8, 6)), ("Tesla T4", (7, 5)), ("NVIDIA B200", (10, 0))
+MI300 = ("AMD Instinct MI300X", (9, 4))
 
 
 @pytest.fixture
 def pretend(monkeypatch, extension):
-    """A function that makes a machine up: its GPUs (name, capability), build, torch and driver."""
+    """A function that makes a machine up: its GPUs (name, capability), build, torch, driver and what Triton needs."""
 
     def forget():
         backends._cuda_missing.cache_clear()
         backends._cuda_refusal.cache_clear()
+        triton_status.forget()
 
-    def pretended(*gpus, built="sm_80,sm_90,compute_90", cuda="13.0", version=13000, driver=13010):
+    def pretended(
+        *gpus, built="sm_80,sm_90,compute_90", cuda="13.0", hip=None, version=13000, driver=13010,
+        triton=True, compiler="/usr/bin/gcc",
+    ):  # fmt: skip
         monkeypatch.setattr(backends.ops, "cuda_architectures", lambda: list(filter(None, built.split(","))))
         monkeypatch.setattr(backends, "_driver_version", lambda: driver)
         monkeypatch.setattr(backends.ops, "cuda_version", lambda: version)
         monkeypatch.setattr(torch.version, "cuda", cuda)
+        monkeypatch.setattr(torch.version, "hip", hip)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gpus))
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: gpus[index][0])
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: gpus[index][1])
         forget()
 
+        monkeypatch.setattr(triton_status.importlib.util, "find_spec", lambda name: triton or None)
+        monkeypatch.setattr(triton_status.shutil, "which", lambda name: compiler)
+
     monkeypatch.delenv("KVMEM_BACKEND", raising=False)
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
     yield pretended
     monkeypatch.undo()
     forget()
@@ -47,8 +59,8 @@ UNAVAILABLE = {
 
 
 @pytest.mark.parametrize("gpus, machine, reason", UNAVAILABLE.values(), ids=UNAVAILABLE.keys())
-def test_where_the_kernels_cannot_run_eager_runs_and_the_status_says_why(pretend, gpus, machine, reason):
-    pretend(*gpus, **machine)
+def test_where_no_kernels_can_run_eager_runs_and_the_status_says_why(pretend, gpus, machine, reason):
+    pretend(*gpus, **machine, triton=False)
     status = kvmem.backends()["cuda"]
     assert not status.available
     with pytest.raises(RuntimeError, match=f"backend 'cuda' can't run: .*{reason}"):
@@ -63,9 +75,55 @@ def test_where_they_can_they_are_picked_and_the_status_names_the_gpu(pretend, gp
     """Machine code for 8.0 runs on 8.6, and the portable code of 9.0 on 10.0."""
     pretend(gpu)
     assert repr(kvmem.backends()["cuda"]) == f"available: fused CUDA C++ for sm_80, sm_90; on cuda:0 ({gpu[0]})"
+    assert (
+        repr(kvmem.backends()["triton"]) == f"available: fused Triton, compiled at the first call; on cuda:0 ({gpu[0]})"
+    )
     for backend in (None, "cuda"):
         assert backends.pick_backend(backend, torch.device("cuda:0")) == "cuda"
+    assert backends.pick_backend("triton", torch.device("cuda:0")) == "triton"
     kvmem.KVMemoryLayer(8, 12, backend="cuda")
+
+
+WITHOUT_CUDA = {
+    "no CUDA in the build": ((H100,), {"built": ""}),
+    "an old driver": ((H100,), {"driver": 12080}),
+    "a GPU not built for": ((A10,), {"built": "sm_90,compute_90"}),
+    "AMD": ((MI300,), {"cuda": None, "hip": "7.0"}),
+}
+
+
+@pytest.mark.parametrize("gpus, machine", WITHOUT_CUDA.values(), ids=WITHOUT_CUDA.keys())
+def test_triton_runs_where_the_cuda_kernels_cannot(pretend, gpus, machine):
+    pretend(*gpus, **machine)
+    name = gpus[0][0]
+    assert (
+        repr(kvmem.backends()["triton"]) == f"available: fused Triton, compiled at the first call; on cuda:0 ({name})"
+    )
+    assert not kvmem.backends()["cuda"].available
+    for backend in (None, "triton"):
+        assert backends.pick_backend(backend, torch.device("cuda:0")) == "triton"
+    kvmem.KVMemoryLayer(8, 12, backend="triton")
+    with pytest.raises(RuntimeError, match="backend 'cuda' can't run"):
+        backends.pick_backend("cuda", torch.device("cuda:0"))
+
+
+WITHOUT_TRITON = {
+    "no triton": ((H100,), {"triton": False}, "triton isn't installed"),
+    "no GPU": ((), {}, "torch finds no GPU"),
+    "no C compiler": ((H100,), {"compiler": None}, "Triton needs a C compiler at run time"),
+    "an old GPU": ((T4,), {}, r"not on cuda:0 \(Tesla T4\): compute capability 7\.5, Triton needs 8\.0 or later"),
+}
+
+
+@pytest.mark.parametrize("gpus, machine, reason", WITHOUT_TRITON.values(), ids=WITHOUT_TRITON.keys())
+def test_where_triton_cannot_run_the_status_says_why(pretend, gpus, machine, reason):
+    pretend(*gpus, **machine)
+    assert not kvmem.backends()["triton"].available
+    with pytest.raises(RuntimeError, match=f"backend 'triton' can't run: .*{reason}"):
+        kvmem.KVMemoryLayer(8, 12, backend="triton")
+    with pytest.raises(RuntimeError, match=f"backend 'triton' can't run: .*{reason}"):
+        backends.pick_backend("triton", torch.device("cuda:0"))
+    assert backends.pick_backend(None, torch.device("cuda:0")) == ("cuda" if H100 in gpus else "eager")
 
 
 def test_every_gpu_is_picked_for_by_itself(pretend):
@@ -76,15 +134,17 @@ def test_every_gpu_is_picked_for_by_itself(pretend):
     )
     assert backends.pick_backend(None, torch.device("cuda:0")) == "eager"
     assert backends.pick_backend(None, torch.device("cuda:1")) == "cuda"
-    with pytest.raises(RuntimeError, match=r"backend 'cuda' can't run on cuda:0: compute capability 7\.5"):
-        backends.pick_backend("cuda", torch.device("cuda:0"))
+    for backend in ("cuda", "triton"):
+        with pytest.raises(RuntimeError, match=rf"backend '{backend}' can't run on cuda:0: compute capability 7\.5"):
+            backends.pick_backend(backend, torch.device("cuda:0"))
 
 
 def test_tensors_of_other_devices_are_refused(pretend, make_problem):
     pretend(H100)
     assert backends.pick_backend(None, torch.device("cpu")) == "cpu"
-    with pytest.raises(RuntimeError, match="backend 'cuda' runs on cuda tensors: image is on device 'cpu'"):
-        make_problem().run("cuda")
+    for backend in ("cuda", "triton"):
+        with pytest.raises(RuntimeError, match=f"backend '{backend}' runs on cuda tensors: image is on device 'cpu'"):
+            make_problem().run(backend)
 
 
 LIMITS = {
@@ -104,11 +164,14 @@ def test_calls_beyond_the_kernels_run_eager_unless_they_were_asked_for(
         with called_operators() as called:
             assert problem.run().shape == problem.image.shape
         assert "aten::_softmax" in called.names
-        with pytest.raises(RuntimeError, match=f"backend 'cuda' can't run this call: its kernels don't take {limit}"):
-            problem.run("cuda")
-        monkeypatch.setenv("KVMEM_BACKEND", "cuda")
-        with pytest.raises(RuntimeError, match=f"don't take {limit}"):
-            problem.run()
+        for backend in ("cuda", "triton"):
+            message = f"backend '{backend}' can't run this call: its kernels don't take {limit}"
+            with pytest.raises(RuntimeError, match=message):
+                problem.run(backend)
+            with monkeypatch.context() as environment:
+                environment.setenv("KVMEM_BACKEND", backend)
+                with pytest.raises(RuntimeError, match=message):
+                    problem.run()
 
 
 def on_gpu(problem):
@@ -119,10 +182,14 @@ def on_gpu(problem):
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("widths", ["scalar", "vector"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
 def test_the_fake_kernels_know_what_is_kept_on_a_gpu(
-    pretend, make_problem, called_operators, dtype, widths, channels_last
+    pretend, make_problem, called_operators, backend, dtype, widths, channels_last
 ):
-    """log_sum_exp (B, H, W) and memory (B, (M + G + 2C + R) T + M + G), in float32; both empty on a CPU."""
+    """log_sum_exp (B, H, W), which Triton's leave empty, and memory (B, (M + G + 2C + R) T + M + G), in float32.
+
+    The kernels for CPUs leave both empty.
+    """
     pretend(H100)
     gates = {"write_gate_width": widths, "response_gate_width": widths}
     problem = make_problem(3, 16, (5, 7), 6, 12, 32, dtype=dtype, channels_last=channels_last, **gates)
@@ -132,12 +199,13 @@ def test_the_fake_kernels_know_what_is_kept_on_a_gpu(
     with FakeTensorMode(allow_non_fake_inputs=True):
         problem = on_gpu(problem)
         with called_operators() as called:
-            out = problem.run()
-        assert "kvmem::kv_memory" in called.names
-        found, _, mean, log_sum_exp, memory = torch.ops.kvmem.kv_memory(*problem.operator_arguments())
+            out = problem.run(backend)
+        operators = NAMESPACES[backend]
+        assert f"{operators}::kv_memory" in called.names
+        found, _, mean, log_sum_exp, memory = getattr(torch.ops, operators).kv_memory(*problem.operator_arguments())
     assert out.stride() == found.stride() == problem.image.stride()
     assert mean.shape == (3, 16)
-    assert log_sum_exp.shape == (3, 5, 7)
+    assert log_sum_exp.shape == ((3, 5, 7) if backend == "cuda" else (0,))
     assert memory.shape == (3, (32 + g + 2 * 16 + r) * 6 + 32 + g)
     assert mean.dtype == log_sum_exp.dtype == memory.dtype == torch.float32
     assert {tensor.device for tensor in (out, mean, log_sum_exp, memory)} == {torch.device("cuda:0")}

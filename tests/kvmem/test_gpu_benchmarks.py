@@ -6,9 +6,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+
+import kvmem
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -20,37 +23,56 @@ def benchmarks(monkeypatch):
     return importlib.import_module
 
 
-def measured(case, direction, fused, eager, compiled, bound, launches=1, fused_peak=3, eager_peak=10):
-    times = {"fused": fused, "eager": eager, "compiled": compiled, "sdpa": eager, "bound": bound}
-    return {
-        "case": case,
-        "direction": direction,
-        "dtype": case.split(", ")[-1],
-        "milliseconds": times,
-        "eager_over_fused": eager / fused,
-        "compiled_over_fused": compiled / fused,
-        "sdpa_over_fused": eager / fused,
-        "fused_over_bound": fused / bound,
-        "flops": 4e9,
-        "bytes": 1e8,
-        "fused_bytes_per_second": 2e12,
-        "bound_bytes_per_second": 3e12,
-        "launches": {"fused": launches, "eager": 20},
-        "peak_bytes": {"fused": fused_peak, "eager": eager_peak},
-    }
+@pytest.fixture
+def measured(benchmarks, monkeypatch):
+    """The summary of a measurement that is made up: milliseconds by contender, launches by kernels."""
+    timing = benchmarks("gpu_timing")
+    case_of = {case.name: case for case in benchmarks("gpu_cases").GPU_CASES}
+
+    def summary(case, direction, milliseconds, launches):
+        milliseconds = {"sdpa": milliseconds["eager"], **milliseconds}
+        peaks = {name: 10 if name == "eager" else 3 for name in milliseconds}
+        functions = {name: name for name in milliseconds}
+        bound = functions.pop("bound")
+        monkeypatch.setattr(timing, "make_gpu_contenders", lambda *_: dict(functions))
+        monkeypatch.setattr(timing, "make_bounds", lambda case: {direction: bound})
+        rounds = {name: [value / 1e3] * 3 for name, value in milliseconds.items()}
+        monkeypatch.setattr(timing, "interleave_on_gpu", lambda _: rounds)
+        monkeypatch.setattr(timing, "host_and_gpu_seconds", lambda name: 2 * milliseconds[name] / 1e3)
+        monkeypatch.setattr(timing, "launched_kernels", lambda name: ["kernel"] * launches.get(name, 20))
+        monkeypatch.setattr(timing, "peak_bytes", peaks.get)
+        return timing.GpuMeasurement(case_of[case], direction, True).summary()
+
+    return summary
+
+
+MACHINE = {
+    "device": "a GPU",
+    "torch": "2.11",
+    "cuda": "13.0",
+    "hip": None,
+    "commit": "abc",
+    "gemm_flops_per_second": {"float32": 5e13, "bfloat16": 7e14, "float16": 7e14},
+}
+
+
+def times(bound, eager, compiled, **kernels):
+    return {"bound": bound, "eager": eager, "compiled": compiled, **kernels}
 
 
 @pytest.fixture
-def record(benchmarks):
+def record(benchmarks, measured):
     cases = benchmarks("gpu_cases")
+    both = "forward + backward"
     results = [
-        measured(cases.MAIN, "forward", 0.05, 0.6, 0.09, 0.045),
-        measured(cases.MAIN, "forward + backward", 0.14, 1.4, 0.35, 0.11, launches=4),
-        measured(cases.STAGE_TWO, "forward", 0.01, 0.05, 0.02, 0.008, launches=2),
+        measured(cases.MAIN, "forward", times(0.045, 0.6, 0.09, cuda=0.05, triton=0.06), {"cuda": 1, "triton": 2}),
+        measured(cases.MAIN, both, times(0.11, 1.4, 0.35, cuda=0.14, triton=0.2), {"cuda": 4, "triton": 5}),
+        measured(
+            cases.STAGE_TWO, "forward", times(0.008, 0.05, 0.02, cuda=0.01, triton=0.014), {"cuda": 2, "triton": 2}
+        ),
+        measured(cases.STAGE_TWO, "backward", times(0.01, 0.09, 0.02, triton=0.015), {"triton": 4}),
     ]
-    machine = {"device": "a GPU", "torch": "2.11", "cuda": "13.0", "commit": "abc"}
-    machine["gemm_flops_per_second"] = {"float32": 5e13, "bfloat16": 7e14, "float16": 7e14}
-    return {"machine": machine, "bars": benchmarks("gpu_report").bars(results), "results": results}
+    return {"machine": MACHINE, "bars": benchmarks("gpu_report").bars(results), "results": results}
 
 
 def test_a_bar_is_met_or_not_and_missing_where_it_was_not_measured(record):
@@ -64,6 +86,14 @@ def test_a_bar_is_met_or_not_and_missing_where_it_was_not_measured(record):
         "B=32, 128², bfloat16: peak memory / eager's": True,
         "B=10, 64², bfloat16: forward, x eager": False,
         "B=10, 64², bfloat16: launches forward": False,
+        "B=32, 128², bfloat16: triton forward / cuda": True,
+        "B=32, 128², bfloat16: triton forward, x eager": True,
+        "B=32, 128², bfloat16: triton launches forward": True,
+        "B=10, 64², bfloat16: triton forward / cuda": False,
+        "B=10, 64², bfloat16: triton forward, x eager": False,
+        "B=10, 64², bfloat16: triton launches forward": True,
+        "B=10, 64², bfloat16: triton backward, x eager": True,
+        "B=10, 64², bfloat16: triton launches backward": False,
     }
 
 
@@ -75,8 +105,28 @@ def test_the_tables_and_the_roofline_come_from_the_record(record, tmp_path):
     subprocess.run([*command, *(["--roofline", picture] if plots else [])], check=True)
     text = tables.read_text()
     assert "| B=32, 128², bfloat16 | forward | 0.0500 | 0.0450 | 1.11 |" in text
+    # Both kernels' columns hold where only the one or the other ran.
+    assert "| 1 | 30% | 0.0600 | 1.20 | 10.0 | 2 | 30% |" in text
+    assert "| B=10, 64², bfloat16 | backward | - | 0.0100 | - | 0.0900 | - |" in text
+    assert "| - | - | 0.0150 | - | 6.0 | 4 | 30% |" in text
     assert "| B=10, 64², bfloat16: launches forward | 2 | 1 |  | no |" in text
     assert picture.exists() == plots
+
+
+def test_triton_kernels_that_fail_do_not_cost_the_others_their_figures(benchmarks, monkeypatch):
+    run, case = benchmarks("run"), benchmarks("gpu_cases").GPU_CASES[0]
+
+    def measure(case, direction, compiled, kernels):
+        if "triton" in kernels:
+            raise ValueError("at 3:4:\n  no such layout")
+        return SimpleNamespace(summary=lambda: {"kernels": kernels})
+
+    available = SimpleNamespace(available=True)
+    monkeypatch.setattr(kvmem, "backends", lambda: {"cuda": available, "triton": available})
+    monkeypatch.setattr(run, "GpuMeasurement", measure)
+    failures = []
+    assert run.measured(case, "forward", True, failures) == [{"kernels": ("cuda",)}]
+    assert failures == ["B=1, 128², bfloat16, forward, cuda and triton: ValueError: at 3:4: no such layout"]
 
 
 def test_the_attention_composition_is_the_layer(benchmarks):
@@ -85,7 +135,7 @@ def test_the_attention_composition_is_the_layer(benchmarks):
     small = replace(cases.GPU_CASES[0], batch=2, size=6, dtype=torch.float32, device="cpu")
     for direction in cases.GPU_DIRECTIONS:
         contenders = cases.make_gpu_contenders(small, direction, compiled=False)
-        assert set(contenders) >= {"eager", "sdpa"}
+        assert set(contenders) == {"eager", "sdpa"}
 
 
 def test_every_bound_moves_what_the_cost_model_says(benchmarks):

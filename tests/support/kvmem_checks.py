@@ -1,4 +1,4 @@
-"""What the tests of the CPU kernels and of the CUDA kernels check alike."""
+"""What the tests of the fused backends check alike."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,18 +20,19 @@ def poisoned_memory() -> Iterator[None]:
     torch.utils.deterministic.fill_uninitialized_memory = before[1]
 
 
-def assert_only_needed_gradients(problem: Problem, attention: bool) -> None:
+def assert_only_needed_gradients(problem: Problem, attention: bool, namespace: str = "kvmem") -> None:
     """A gradient whose bit is not set comes back empty; the others don't change by a bit.
 
-    attention: whether the attention is returned, and its gradient given.
+    attention: whether the attention is returned, and its gradient given; namespace: the operators'.
     """
+    operators = getattr(torch.ops, namespace)
     arguments = problem.operator_arguments(return_attention=attention)
-    out, maps, *kept = torch.ops.kvmem.kv_memory(*arguments)
+    out, maps, *kept = operators.kv_memory(*arguments)
 
     def gradients(needs: int) -> tuple[Tensor, ...]:
         tensors, options = arguments[:15], arguments[15:18]
         grad_attention = maps if attention else None
-        return torch.ops.kvmem.kv_memory_backward(out, grad_attention, *tensors, *kept, *options, needs)
+        return operators.kv_memory_backward(out, grad_attention, *tensors, *kept, *options, needs)
 
     everything = gradients(2**14 - 1)
     for needs in (0, 1, 2, 3, *(1 << i for i in range(2, 14)), 2**14 - 2):

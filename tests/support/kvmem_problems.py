@@ -10,6 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import kvmem
 from kvmem.checks import WEIGHT_NAMES
 
+# Of the operators `kv_memory` and `kv_memory_backward` that a fused backend is registered as, with one schema.
+NAMESPACES = {"cpu": "kvmem", "cuda": "kvmem", "triton": "kvmem_triton"}
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -54,7 +57,7 @@ class Problem:
         )
 
     def operator_arguments(self, return_attention: bool = False) -> tuple:
-        """What the registered operator `kvmem::kv_memory` takes for this call."""
+        """What the registered operator `kv_memory` takes for this call, in whatever namespace."""
         linear_write_gate = self.options.get("write_gate") == "linear"
         relu = self.options.get("activation", "relu") == "relu"
         flags = (linear_write_gate, relu, self.options.get("detach_mean", False), return_attention)

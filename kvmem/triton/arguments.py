@@ -1,0 +1,60 @@
+"""What the kernels are called with, in the letters of kvmem/reference.py."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton.language as tl
+from torch import Tensor
+
+
+class Layer(NamedTuple):
+    """What a kernel is compiled for: channels, options, and blocks that depend on these alone."""
+
+    C: int
+    M: int
+    G: int
+    R: int
+    LINEAR: bool  # no σ on the write gate
+    RELU: bool
+    DTYPE: tl.dtype
+    PRECISION: str  # of products of float32 matrices
+    TUNED: bool  # the channels fit into one block
+    CHUNKS: int  # at least as many as a call's, a power of two
+    GATE_IS_KEY: bool  # there is room behind the slots for a scalar response gate's weights of h
+    BLOCK_T: int  # all slots
+    BLOCK_C: int
+    WIDTH: int  # other columns beside all slots
+    STEP_M: int  # channels of m that k and v take at a time
+
+
+class Sizes(NamedTuple):
+    """The sizes of a call. `chunks` of `span` positions each make up an image; strides are the image's."""
+
+    B: int
+    C: int
+    N: int
+    T: int
+    D: int
+    chunks: int
+    span: int
+    stride_b: int
+    stride_n: int
+    stride_c: int
+
+
+class Weights(NamedTuple):
+    """The parameters, or their gradients where they are needed, in the order of `kvmem.checks.WEIGHT_NAMES`."""
+
+    gate_word: Tensor | None
+    gate_image: Tensor | None
+    write_word: Tensor | None
+    write_word_bias: Tensor | None
+    write_image: Tensor | None
+    write_image_bias: Tensor | None
+    key: Tensor | None
+    key_bias: Tensor | None
+    value: Tensor | None
+    value_bias: Tensor | None
+    response_gate: Tensor | None
+    response_gate_bias: Tensor | None

@@ -1,0 +1,160 @@
+"""The operators over the kernels: dense inputs, outputs and scratch memory, launches."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kvmem.checks import check_tensors, gpu_limit
+from kvmem.ops import kept_memory
+from kvmem.triton.arguments import Layer, Sizes, Weights
+from kvmem.triton.backward import kv_memory_read_backward, kv_memory_write_backward
+from kvmem.triton.forward import kv_memory_read, kv_memory_response, kv_memory_tables, kv_memory_write
+from kvmem.triton.parameters import count_programs, kv_memory_parameters_backward
+from kvmem.triton.status import interpreted
+from kvmem.triton.tiles import backward_layer, cut_image, launch, make_layer, multiprocessors, precision
+
+DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
+
+class Call(NamedTuple):
+    """What both directions are called with, dense."""
+
+    image: Tensor
+    words: Tensor
+    mask: Tensor | None
+    weights: Weights
+    sizes: Sizes
+    layer: Layer
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.sizes.stride_c == 1 and self.layer.C > 1 else torch.contiguous_format
+
+
+def prepare(
+    image: Tensor, words: Tensor, mask: Tensor | None, weights: tuple[Tensor, ...], linear_write_gate: bool, relu: bool
+) -> Call:
+    # Without these, a call of the operator from elsewhere could read out of bounds.
+    check_tensors(image, words, mask, weights)
+    if limit := gpu_limit(image, words):
+        raise RuntimeError(f"kvmem: the Triton kernels don't take {limit}")
+    if not (image.is_cuda or interpreted()):
+        raise RuntimeError("kvmem: on the CPU the Triton kernels run in its interpreter alone (TRITON_INTERPRET=1)")
+    channels_last = image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous()
+    image = image if channels_last else image.contiguous()
+    B, C, H, W = image.shape
+    N, T, D = H * W, words.shape[1], words.shape[2]
+    chunks, span = cut_image(B, N, multiprocessors(image.device))
+    sizes = Sizes(B, C, N, T, D, chunks, span, C * N, C if channels_last else 1, 1 if channels_last else N)
+    packed = Weights(*(weight.contiguous() for weight in weights))
+    layer = make_layer(
+        C, packed.write_word.shape[0], packed.gate_word.shape[0], packed.response_gate.shape[0], T, chunks,
+        linear_write_gate=linear_write_gate, relu=relu, dtype=DTYPES[image.dtype], precision=precision(),
+    )  # fmt: skip
+    mask = None if mask is None else mask.contiguous().view(torch.uint8)
+    return Call(image, words.contiguous(), mask, packed, sizes, layer)
+
+
+def on(tensor: Tensor) -> AbstractContextManager:
+    """Triton launches on the current device."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def forward(
+    image: Tensor, words: Tensor, mask: Tensor | None, *weights_and_options: Tensor | bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`kv_memory` of kvmem/ops.py: out, attention, mean, log_sum_exp (empty), memory."""
+    weights, (linear_write_gate, relu, _, return_attention) = weights_and_options[:12], weights_and_options[12:]
+    call = prepare(image, words, mask, weights, linear_write_gate, relu)
+    image, sizes, layer = call.image, call.sizes, call.layer
+    B, T = sizes.B, sizes.T
+    numbers = {"dtype": torch.float32, "device": image.device}
+    out = torch.empty_like(image)
+    attention = image.new_empty((B, T, *image.shape[2:]) if return_attention else (0,))
+    mean = torch.empty((B, layer.C), **numbers)
+    memory = torch.empty((B, kept_memory(T, layer.C, *call.weights)), **numbers)
+    sums = torch.empty((B, sizes.chunks, layer.C), **numbers)
+    blocks = triton.cdiv(layer.C, layer.BLOCK_C)
+    word_programs = B * triton.cdiv(layer.M, layer.WIDTH)
+    with on(image):
+        launch(
+            kv_memory_write, word_programs + B * sizes.chunks * blocks,
+            image, call.words, call.mask, call.weights, sums, memory, word_programs, sizes, layer,
+        )  # fmt: skip
+        if not layer.TUNED:
+            launch(kv_memory_tables, B * blocks, call.weights, sums, memory, mean, sizes, layer)
+            gates = 1 if layer.R == 1 else blocks
+            launch(kv_memory_response, B * gates, call.weights, memory, sizes, layer)
+        launch(
+            kv_memory_read, B * sizes.chunks,
+            image, call.mask, call.weights, sums, memory, mean, out, attention if return_attention else None,
+            sizes, layer, tunable=True,
+        )  # fmt: skip
+    return out, attention, mean, image.new_empty((0,), dtype=torch.float32), memory
+
+
+def check_gradients(grad_out: Tensor, grad_attention: Tensor | None, mean: Tensor, memory: Tensor, call: Call) -> None:
+    image, sizes, weights = call.image, call.sizes, call.weights
+    kept = kept_memory(sizes.T, call.layer.C, *weights)
+    expected = {
+        "grad_out": (grad_out, image.shape, image.dtype),
+        "grad_attention": (grad_attention, (sizes.B, sizes.T, *image.shape[2:]), image.dtype),
+        "mean": (mean, (sizes.B, call.layer.C), torch.float32),
+        "memory": (memory, (sizes.B, kept), torch.float32),
+    }
+    for name, (tensor, shape, dtype) in expected.items():
+        if tensor is not None and (tensor.shape != shape or tensor.dtype != dtype or tensor.device != image.device):
+            raise ValueError(
+                f"{name}: got shape {tuple(tensor.shape)}, {tensor.dtype} on {tensor.device}, "
+                f"expected {tuple(shape)}, {dtype} on {image.device}"
+            )
+
+
+def backward(
+    grad_out: Tensor,
+    grad_attention: Tensor | None,
+    image: Tensor,
+    words: Tensor,
+    mask: Tensor | None,
+    *weights_kept_and_options: Tensor | bool | int,
+) -> tuple[Tensor, ...]:
+    """`kv_memory_backward` of kvmem/ops.py: the gradients whose bits are set in the last argument, else empty ones."""
+    weights, (mean, _, memory) = weights_kept_and_options[:12], weights_kept_and_options[12:15]
+    linear_write_gate, relu, detach_mean, needs = weights_kept_and_options[15:]
+    call = prepare(image, words, mask, weights, linear_write_gate, relu)
+    image, sizes, layer = call.image, call.sizes, call.layer
+    check_gradients(grad_out, grad_attention, mean, memory, call)
+    grad_out = grad_out.contiguous(memory_format=call.memory_format)
+    grad_attention = None if grad_attention is None else grad_attention.contiguous()
+    mean, memory = mean.contiguous(), memory.contiguous()
+    inputs = (image, call.words, *call.weights)
+    grads = [torch.empty_like(tensor) if needs >> i & 1 else None for i, tensor in enumerate(inputs)]
+    grad_image, grad_words, grad_weights = grads[0], grads[1], Weights(*grads[2:])
+    C, M, G, R, T = layer.C, layer.M, layer.G, layer.R, sizes.T
+    of_chunk = 2 * C * T + R * (C + T + 1)
+    numbers = {"dtype": torch.float32, "device": image.device}
+    sums = torch.empty((sizes.B, sizes.chunks, of_chunk), **numbers)
+    gradients = torch.empty((sizes.B, of_chunk + (2 * M + G) * T + M), **numbers)
+    reading = backward_layer(layer)
+    blocks = triton.cdiv(C, reading.BLOCK_C)
+    programs = count_programs(grad_words, grad_weights, grad_image is not None and not detach_mean, sizes, layer)
+    with on(image):
+        launch(
+            kv_memory_read_backward, sizes.B * sizes.chunks * blocks * (1 if R == 1 else blocks),
+            image, call.mask, call.weights, memory, grad_out, grad_attention, grad_image, sums, sizes, reading,
+            tunable=True,
+        )  # fmt: skip
+        if sum(programs):
+            launch(kv_memory_write_backward, sizes.B, call.weights, memory, sums, gradients, sizes, layer)
+        launch(
+            kv_memory_parameters_backward, sum(programs),
+            call.words, call.mask, call.weights, memory, mean, gradients, grad_image if programs.mean else None,
+            grad_words, grad_weights, programs, sizes, layer,
+        )  # fmt: skip
+    return tuple(image.new_empty((0,)) if grad is None else grad for grad in grads)

@@ -1,0 +1,209 @@
+"""The end of the backward pass: from the gradients of k, v, u and m to those of words and parameters, and the mean's.
+
+One launch, of a program for every block of every result. The letters are those of kvmem/reference.py.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kvmem.triton.arguments import Layer, Sizes, Weights
+from kvmem.triton.arithmetic import load_matrix, load_slots, load_vector, pixels, product, rounded
+from kvmem.triton.tables import gradients_size, keys_of, memory_size, written_gradients
+
+BLOCK = tl.constexpr(64)  # rows and columns of a block of a parameter's gradient
+BLOCK_K = tl.constexpr(32)  # slots, of all images, that are added to it at once
+
+
+class Programs(NamedTuple):
+    """How many programs every result takes, in the order in which they are numbered; 0 where it isn't needed."""
+
+    mean: int
+    words: int
+    gate_word: int
+    gate_image: int
+    write_word: int
+    write_image: int
+    key: int
+    value: int
+    response_gate_of_image: int
+    response_gate_of_values: int
+    response_gate_bias: int
+
+
+def count_programs(grad_words: Tensor | None, grads: Weights, mean: bool, sizes: Sizes, layer: Layer) -> Programs:
+    """For the gradients that are there, and the mean's where it is asked for."""
+
+    def blocks(rows: int, columns: int, *results: Tensor | None) -> int:
+        needed = any(result is not None for result in results)
+        return triton.cdiv(rows, BLOCK.value) * triton.cdiv(columns, BLOCK.value) if needed else 0
+
+    B, D, (C, M, G, R, *_) = sizes.B, sizes.D, layer
+    return Programs(
+        mean=B * sizes.chunks * triton.cdiv(C, layer.BLOCK_C) if mean else 0,
+        words=0 if grad_words is None else B * triton.cdiv(D, layer.WIDTH),
+        gate_word=blocks(G, D, grads.gate_word),
+        gate_image=blocks(G, C, grads.gate_image),
+        write_word=blocks(M, D, grads.write_word, grads.write_word_bias),
+        write_image=blocks(M, C, grads.write_image, grads.write_image_bias),
+        key=blocks(C, M, grads.key, grads.key_bias),
+        value=blocks(C, M, grads.value, grads.value_bias),
+        response_gate_of_image=blocks(R, C, grads.response_gate),
+        response_gate_of_values=blocks(R, C, grads.response_gate),
+        response_gate_bias=blocks(R, 1, grads.response_gate_bias),
+    )
+
+
+@triton.jit
+def kv_memory_parameters_backward(
+    words, mask, weights, memory, mean, gradients, grad_image, grad_words, grads, programs, sizes, L: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Adds the mean's part to dh; the gradients of words and parameters that are there (not None)."""
+    T, D = sizes.T, sizes.D
+    C: tl.constexpr = L.C
+    M: tl.constexpr = L.M
+    of_words, of_image, of_gates, m = written_gradients(gradients, 0, sizes, L)
+    m_image, v_image = gradients_size(sizes, L), memory_size(sizes, L)
+    v = keys_of(memory, sizes, L) + C * T
+    of_responses = gradients + 2 * C * T
+    du, of_bias = of_responses + L.R * C, of_responses + L.R * (C + T)
+    x = tl.program_id(0)
+    if grad_image is not None:
+        if x < programs.mean:
+            mean_backward(x, weights, gradients, grad_image, sizes, L, BLOCK_N)
+    x -= programs.mean
+    if grad_words is not None:
+        if (x >= 0) & (x < programs.words):
+            words_backward(x, weights, gradients, grad_words, sizes, L)
+    x -= programs.words
+    if (x >= 0) & (x < programs.gate_word):
+        outer_sum(x, grads.gate_word, None, D, of_gates, T, words, T * D, D, 1, mask, L.G, D, sizes, L)
+    x -= programs.gate_word
+    if (x >= 0) & (x < programs.gate_image):
+        outer_sum(x, grads.gate_image, None, C, of_gates, T, mean, C, 0, 1, None, L.G, C, sizes, L)
+    x -= programs.gate_image
+    if (x >= 0) & (x < programs.write_word):
+        outer_sum(x, grads.write_word, grads.write_word_bias, D, of_words, T, words, T * D, D, 1, mask, M, D, sizes, L)
+    x -= programs.write_word
+    if (x >= 0) & (x < programs.write_image):
+        outer_sum(x, grads.write_image, grads.write_image_bias, C, of_image, 1, mean, C, 0, 1, None, M, C, sizes, L)
+    x -= programs.write_image
+    if (x >= 0) & (x < programs.key):
+        outer_sum(x, grads.key, grads.key_bias, M, gradients, T, m, m_image, 1, T, None, C, M, sizes, L)
+    x -= programs.key
+    if (x >= 0) & (x < programs.value):
+        outer_sum(x, grads.value, grads.value_bias, M, gradients + C * T, T, m, m_image, 1, T, None, C, M, sizes, L)
+    x -= programs.value
+    if grads.response_gate is not None:
+        if (x >= 0) & (x < programs.response_gate_of_image):
+            sum_images(x, grads.response_gate, 2 * C, of_responses, L.R, C, sizes, L)
+        x -= programs.response_gate_of_image
+        if (x >= 0) & (x < programs.response_gate_of_values):
+            outer_sum(x, grads.response_gate + C, None, 2 * C, du, T, v, v_image, 1, T, None, L.R, C, sizes, L)
+        x -= programs.response_gate_of_values
+    if grads.response_gate_bias is not None:
+        if (x >= 0) & (x < programs.response_gate_bias):
+            sum_images(x, grads.response_gate_bias, 1, of_bias, L.R, 1, sizes, L)
+
+
+@triton.jit
+def outer_sum(
+    program, out, bias, out_stride, a, slots, b, b_image, b_slot, b_column, mask, rows, columns, sizes, L: tl.constexpr
+):
+    """A block of out (rows, columns) = Σ a_t b_tᵀ over the slots of all images, and of bias (rows) = Σ a_t.
+
+    a: (rows, slots) in every image's gradients. b: strides to the next image, slot and column; not read in a slot that
+    mask says holds no word.
+    """
+    blocks = tl.cdiv(columns, BLOCK)
+    i = program // blocks * BLOCK + tl.arange(0, BLOCK)
+    j = program % blocks * BLOCK + tl.arange(0, BLOCK)
+    total = tl.full((BLOCK, BLOCK), 0, tl.float32)
+    row_total = tl.full((BLOCK,), 0, tl.float32)
+    for start in range(0, sizes.B * slots, BLOCK_K):
+        x = start + tl.arange(0, BLOCK_K)
+        image, t = (x // slots).to(tl.int64), x % slots
+        held = load_slots(mask, 0, x, sizes.B * slots)
+        inside = (i[:, None] < rows) & (x < sizes.B * slots)[None, :]
+        at = a + image[None, :] * gradients_size(sizes, L) + i[:, None] * slots + t[None, :]
+        a_t = tl.load(at, mask=inside, other=0.0)
+        inside = held[:, None] & (j[None, :] < columns)
+        at = b + image[:, None] * b_image + t[:, None] * b_slot + j[None, :] * b_column
+        total = product(a_t, tl.load(at, mask=inside, other=0.0), total, L)
+        row_total += tl.sum(a_t, 1)
+    if out is not None:
+        at = out + i[:, None] * out_stride + j[None, :]
+        tl.store(at, rounded(total, L.DTYPE), mask=(i[:, None] < rows) & (j[None, :] < columns))
+    if bias is not None:
+        if program % blocks == 0:
+            tl.store(bias + i, rounded(row_total, L.DTYPE), mask=i < rows)
+
+
+@triton.jit
+def sum_images(program, out, out_stride, x, rows, columns, sizes, L: tl.constexpr):
+    """A block of out (rows, columns) = Σ x over the images' gradients."""
+    blocks = tl.cdiv(columns, BLOCK)
+    i = program // blocks * BLOCK + tl.arange(0, BLOCK)
+    j = program % blocks * BLOCK + tl.arange(0, BLOCK)
+    total = tl.full((BLOCK, BLOCK), 0, tl.float32)
+    for b in range(0, sizes.B):
+        total += load_matrix(x + tl.cast(b, tl.int64) * gradients_size(sizes, L), i, j, rows, columns, columns, 1)
+    at = out + i[:, None] * out_stride + j[None, :]
+    tl.store(at, rounded(total, L.DTYPE), mask=(i[:, None] < rows) & (j[None, :] < columns))
+
+
+@triton.jit
+def words_backward(program, weights, gradients, grad_words, sizes, L: tl.constexpr):
+    """dw_t = W_wᵀ d(W_w w_t) + Aᵀ d(A w_t) (slots, channels d): a program for every block of an image."""
+    T, D = sizes.T, sizes.D
+    blocks = tl.cdiv(D, L.WIDTH)
+    b = (program // blocks).to(tl.int64)
+    t = tl.arange(0, L.BLOCK_T)
+    d = program % blocks * L.WIDTH + tl.arange(0, L.WIDTH)
+    of_words, _, of_gates, _ = written_gradients(gradients, b, sizes, L)
+    dw = tl.full((L.BLOCK_T, L.WIDTH), 0, tl.float32)
+    for start in range(0, L.M, L.WIDTH):
+        m = start + tl.arange(0, L.WIDTH)
+        part = load_matrix(of_words, t, m, T, L.M, 1, T)
+        dw = product(part, load_matrix(weights.write_word, m, d, L.M, D, D, 1), dw, L)
+        if L.G != 1:
+            gate = load_matrix(of_gates, t, m, T, L.M, 1, T)
+            dw = product(gate, load_matrix(weights.gate_word, m, d, L.M, D, D, 1), dw, L)
+    if L.G == 1:
+        dw += load_vector(of_gates, t, T)[:, None] * load_vector(weights.gate_word, d, D)[None, :]
+    inside = (t[:, None] < T) & (d[None, :] < D)
+    tl.store(grad_words + b * T * D + t[:, None] * D + d[None, :], rounded(dw, L.DTYPE), mask=inside)
+
+
+@triton.jit
+def mean_backward(program, weights, gradients, grad_image, sizes, L: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Adds dr / N to dh: a program for every chunk and block of channels, the images that were written last first."""
+    T = sizes.T
+    c_blocks: tl.constexpr = (L.C + L.BLOCK_C - 1) // L.BLOCK_C
+    c = program % c_blocks * L.BLOCK_C + tl.arange(0, L.BLOCK_C)
+    chunk = program // c_blocks
+    b = (sizes.B - 1 - chunk // sizes.chunks).to(tl.int64)
+    first = (chunk % sizes.chunks).to(tl.int64) * sizes.span
+    _, of_image, of_gates, _ = written_gradients(gradients, b, sizes, L)
+    t = tl.arange(0, L.BLOCK_T)
+    dr = tl.full((L.BLOCK_C,), 0, tl.float32)
+    for start in range(0, L.M, L.WIDTH):
+        m = start + tl.arange(0, L.WIDTH)
+        w_r = load_matrix(weights.write_image, m, c, L.M, L.C, L.C, 1).to(tl.float32)
+        dr += tl.sum(load_vector(of_image, m, L.M)[:, None] * w_r, 0)
+        if L.G != 1:
+            gate = tl.sum(load_matrix(of_gates, m, t, L.M, T, T, 1), 1)
+            dr += tl.sum(gate[:, None] * load_matrix(weights.gate_image, m, c, L.M, L.C, L.C, 1).to(tl.float32), 0)
+    if L.G == 1:
+        dr += tl.sum(load_vector(of_gates, t, T), 0) * load_vector(weights.gate_image, c, L.C)
+    dr = dr / sizes.N
+    for start in tl.range(first, tl.minimum(first + sizes.span, sizes.N), BLOCK_N, num_stages=3):
+        offsets, inside = pixels(start, c, sizes, L, BLOCK_N)
+        at = grad_image + b * sizes.stride_b + offsets
+        dh = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(at, rounded(dh + dr[None, :], L.DTYPE), mask=inside)

@@ -1,0 +1,185 @@
+"""A GPU that is only pretended: Triton's own launch path compiles for it, and what would run is recorded instead.
+
+`python triton_machine.py TARGET` compiles the layer's kernels for one of TARGETS and prints what that gave, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from unittest import mock
+
+import torch
+import triton
+from kvmem_problems import Problem, make_problem
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+from kvmem.triton import launch
+
+TARGETS = {
+    "cuda:80": GPUTarget("cuda", 80, 32),
+    "cuda:90": GPUTarget("cuda", 90, 32),
+    "hip:gfx942": GPUTarget("hip", "gfx942", 64),
+}
+MULTIPROCESSORS = {"cuda:80": 108, "cuda:90": 132, "hip:gfx942": 304}
+VECTOR_GATES = {"write_gate_width": "vector", "response_gate_width": "vector"}
+# Batch, channels, size, slots, word channels, memory channels; settings.
+CASES = {
+    "the paper's": ((32, 64, (128, 128), 18, 256, 128), {}),
+    "general": ((32, 100, (128, 128), 40, 256, 128), {}),
+    "vector gates": ((32, 64, (128, 128), 18, 256, 128), VECTOR_GATES),
+}
+DTYPES = ("float32", "bfloat16", "float16")
+# Compiling takes seconds a kernel: one of the 16-bit types does for the others.
+FLOAT16_CASES = ("the paper's",)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch: the kernel's name, what it was compiled to, its programs."""
+
+    name: str
+    kernel: triton.compiler.CompiledKernel
+    programs: int
+
+    @property
+    def shared_memory(self) -> int:
+        return self.kernel.metadata.shared
+
+    @property
+    def spills(self) -> int:
+        """Bytes of a thread's stack and local memory (NVIDIA), or registers that were spilled (AMD)."""
+        if self._is_amd:
+            return sum(map(int, re.findall(r"\.[sv]gpr_spill_count:\s+(\d+)", self.instructions)))
+        return sum(int(re.search(rf"{what}:(\d+)", self._usage)[1]) for what in ("STACK", "LOCAL"))
+
+    @property
+    def registers(self) -> int:
+        if self._is_amd:
+            return int(re.search(r"\.vgpr_count:\s+(\d+)", self.instructions)[1])
+        return int(re.search(r"REG:(\d+)", self._usage)[1])
+
+    @property
+    def matrix_instructions(self) -> int:
+        return len(re.findall(r"\bv_mfma_|\bHMMA\.|\bHGMMA\.", self.instructions))
+
+    @cached_property
+    def instructions(self) -> str:
+        """The machine code as text."""
+        return self.kernel.asm["amdgcn"] if self._is_amd else self._dump("-sass")
+
+    @cached_property
+    def _usage(self) -> str:
+        return self._dump("--dump-resource-usage")
+
+    @property
+    def _is_amd(self) -> bool:
+        return "cubin" not in self.kernel.asm
+
+    def _dump(self, option: str) -> str:
+        folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+        if not (folder / "cuobjdump").exists():
+            raise FileNotFoundError(f"no cuobjdump in {folder}, where triton {triton.__version__} should bring it")
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(self.kernel.asm["cubin"])
+            file.flush()
+            command = [folder / "cuobjdump", option, file.name]
+            return subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": str(folder)}).stdout
+
+
+class PretendedDriver:
+    """What Triton asks a driver for, of a GPU of a target."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.target = name, TARGETS[name]
+        self.utils = self
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_device_properties(self, device: int) -> dict[str, int]:
+        # More than any: a kernel that asks for too much is to be reported with the others, not refused.
+        return {"max_shared_mem": 1 << 30}
+
+    def load_binary(self, name: str, kernel: bytes, shared: int, device: int) -> tuple[int, int, int, int, int]:
+        return 0, 0, 0, 0, 1024
+
+    def unload_module(self, module: int) -> None:
+        pass
+
+    def launcher_cls(self, source: object, metadata: object):
+        def run(programs: int, *rest: object) -> None:
+            pass
+
+        return run
+
+
+@contextmanager
+def pretended_gpu(name: str) -> Iterator[list[Launch]]:
+    """The layer's operators take CPU tensors for a GPU's of a target; what they launch is appended to the list."""
+    launches = []
+    run = JITFunction.run
+
+    def recorded(function: JITFunction, *arguments: object, grid: tuple[int, ...], **settings: object):
+        kernel = run(function, *arguments, grid=grid, **settings)
+        launches.append(Launch(function.fn.__name__, kernel, grid[0]))
+        return kernel
+
+    triton.runtime.driver.set_active(PretendedDriver(name))
+    with (
+        mock.patch.object(torch.version, "hip", "7.0" if name.startswith("hip") else None),
+        mock.patch.object(JITFunction, "run", recorded),
+        mock.patch.object(launch, "interpreted", lambda: True),
+        mock.patch.object(launch, "multiprocessors", lambda device: MULTIPROCESSORS[name]),
+    ):
+        yield launches
+
+
+def unwritten(problem: Problem, batch: int) -> Problem:
+    """A problem of a larger batch, whose image and words are never touched."""
+    image, words = (tensor.new_empty(batch, *tensor.shape[1:]) for tensor in (problem.image, problem.words))
+    return problem.with_inputs([image, words, *problem.weights.values()])
+
+
+def run_case(shape: tuple, settings: dict[str, str], dtype: torch.dtype) -> None:
+    """Forward and backward, all gradients."""
+    batch, *others = shape
+    problem = unwritten(make_problem(1, *others, dtype=dtype, **settings), batch)
+    arguments = problem.operator_arguments()
+    out, _, *kept = launch.forward(*arguments)
+    launch.backward(out, None, *arguments[:15], *kept, *arguments[15:18], 2**14 - 1)
+
+
+def report(name: str) -> list[dict[str, str | int]]:
+    """Every launch of every case, in order, as the target's compiler left it."""
+    found = []
+    for case, (shape, settings) in CASES.items():
+        for dtype in DTYPES:
+            if dtype == "float16" and case not in FLOAT16_CASES:
+                continue
+            with pretended_gpu(name) as launches:
+                run_case(shape, settings, getattr(torch, dtype))
+            for one in launches:
+                numbers = ("programs", "spills", "registers", "shared_memory", "matrix_instructions")
+                values = {number: getattr(one, number) for number in numbers}
+                found.append({"case": case, "dtype": dtype, "name": one.name, **values})
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(report(sys.argv[1])))

@@ -1,0 +1,98 @@
+"""What the tests of the Triton kernels share: Triton's interpreter, and a record of the kernels that were launched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+from kvmem_accuracy import results
+from kvmem_problems import CalledOperators, Problem, SavedTensors
+from torch import Tensor
+
+KERNELS = {
+    "tuned": {
+        "forward": ["kv_memory_write", "kv_memory_read"],
+        "backward": ["kv_memory_read_backward", "kv_memory_write_backward", "kv_memory_parameters_backward"],
+    },
+    "general": {
+        "forward": ["kv_memory_write", "kv_memory_tables", "kv_memory_response", "kv_memory_read"],
+        "backward": ["kv_memory_read_backward", "kv_memory_write_backward", "kv_memory_parameters_backward"],
+    },
+}
+
+
+class Launched(NamedTuple):
+    """A kernel that was launched: its name, whether as the tuned branch, and how many programs of it."""
+
+    name: str
+    tuned: bool
+    programs: int
+
+
+class WithBranch:
+    """Forward and backward through the interpreter, for assert_accurate; asserts the branch that both took."""
+
+    def __init__(self, branch: str, launches: list[Launched]) -> None:
+        self.branch, self.launches = branch, launches
+
+    def __call__(self, problem: Problem, attention: bool, grads: list[Tensor]) -> dict[str, Tensor]:
+        self.launches.clear()
+        found = results(problem, "triton", attention, grads)
+        kernels = KERNELS[self.branch]
+        assert [launch.name for launch in self.launches] == kernels["forward"] + kernels["backward"]
+        assert {launch.tuned for launch in self.launches} == {self.branch == "tuned"}
+        return found
+
+
+@pytest.fixture
+def triton_installed() -> None:
+    """The test needs Triton."""
+    pytest.importorskip("triton", reason="triton isn't installed")
+
+
+@pytest.fixture
+def interpreter(triton_installed: None) -> None:
+    """The test runs kernels in Triton's interpreter, on the CPU."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("there is a GPU (tests/gpu runs the kernels on it), and TRITON_INTERPRET isn't 1")
+
+
+@pytest.fixture
+def launches(interpreter: None, monkeypatch: pytest.MonkeyPatch) -> list[Launched]:
+    """What the layer launches during the test, in order."""
+    from kvmem.triton import launch as module
+
+    launches = []
+    run = module.launch
+
+    def recorded(kernel: object, programs: int, *arguments: object, **settings: bool) -> None:
+        run(kernel, programs, *arguments, **settings)
+        launches.append(Launched(kernel.__name__, arguments[-1].TUNED, programs))
+
+    monkeypatch.setattr(module, "launch", recorded)
+    return launches
+
+
+@pytest.fixture
+def with_branch(launches: list[Launched]) -> Callable[[str], WithBranch]:
+    return lambda branch: WithBranch(branch, launches)
+
+
+@pytest.fixture
+def called_operators() -> Callable[[], CalledOperators]:
+    return CalledOperators
+
+
+@pytest.fixture
+def saved_tensors() -> Callable[[list[Tensor]], SavedTensors]:
+    return SavedTensors
+
+
+@pytest.fixture
+def extension() -> None:
+    """The test needs the compiled extension."""
+    if not hasattr(torch.ops.kvmem, "kv_memory"):
+        pytest.skip("kvmem is built without its compiled extension")

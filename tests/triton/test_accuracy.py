@@ -1,0 +1,112 @@
+"""The Triton kernels, run by Triton's interpreter, against the yardstick of tests/support/kvmem_accuracy.py.
+
+These are the kernels' own lines, but for two places in kvmem/triton/arithmetic.py: the interpreter cuts float32 off
+where it should round to bfloat16, so `rounded` rounds before; and it multiplies matrices of bfloat16 as the whole
+numbers that their bits make, so `product` gives it float32. So everything here runs in bfloat16 too.
+
+A call takes the interpreter up to a second: the variants of a test join masks, formats and options.
+"""
+
+import pytest
+import torch
+from kvmem_accuracy import DTYPES, assert_accurate
+from kvmem_smooth import make_smooth_problem
+
+# Branch; batch, channels, (height, width), slots, word channels, memory channels.
+SHAPES = {
+    "odd N": ("tuned", (2, 16, (5, 7), 6, 12, 32)),
+    "N=1": ("tuned", (3, 16, (1, 1), 5, 8, 16)),
+    "T=1": ("tuned", (2, 16, (4, 6), 1, 8, 16)),
+    "C=13": ("tuned", (2, 13, (6, 5), 7, 9, 11)),
+    "T=32": ("tuned", (1, 64, (5, 8), 32, 12, 16)),
+    "T=33": ("tuned", (2, 24, (5, 8), 33, 12, 16)),
+    "T=64": ("tuned", (1, 16, (5, 7), 64, 8, 16)),
+    "B=1, C=64, two chunks": ("tuned", (1, 64, (9, 16), 18, 16, 32)),
+    "T=65": ("general", (1, 16, (5, 7), 65, 8, 16)),
+    "T=128": ("general", (2, 32, (7, 9), 128, 8, 16)),
+    "C=65": ("general", (2, 65, (5, 7), 6, 12, 16)),
+    "C=200": ("general", (1, 200, (3, 5), 40, 8, 16)),
+}
+MASKS_AND_FORMATS = [
+    {"mask": "partial", "channels_last": False},
+    {"mask": "none", "channels_last": True},
+    {"mask": "one image masked", "channels_last": False},
+    {"mask": "partial", "channels_last": True},
+    {"mask": "all masked", "channels_last": True},
+]
+OPTIONS = [
+    {"write_gate": "sigmoid", "activation": "relu", "detach_mean": True},
+    {"write_gate": "linear", "activation": "relu", "detach_mean": False},
+    {"write_gate": "sigmoid", "activation": "identity", "detach_mean": False},
+    {"write_gate": "linear", "activation": "identity", "detach_mean": True},
+]
+WIDTHS = [
+    {"write_gate_width": write, "response_gate_width": response}
+    for write in ("scalar", "vector")
+    for response in ("scalar", "vector")
+]
+# In float32 a single draw may hold one large error of either form, where two scores are close.
+DRAWS = {torch.float32: 2, torch.bfloat16: 1, torch.float16: 1}
+VARIANTS = {torch.float32: 3, torch.bfloat16: 3, torch.float16: 2}
+
+
+def some(variants, first, dtype):
+    """As many as the dtype asks for, beginning with another one in every test, so that all of them have their turn."""
+    return [variants[(first + i) % len(variants)] for i in range(VARIANTS[dtype])]
+
+
+@pytest.fixture
+def check(with_branch):
+    """A function that asserts that a branch is accurate on problems of a shape."""
+
+    def run(branch, shape, dtype, variants):
+        settings = {"dtype": dtype, "variants": variants, "draws": DRAWS[dtype]}
+        assert_accurate(make_smooth_problem, *shape, **settings, backend=with_branch(branch))
+
+    return run
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_over_masks_and_formats(check, name, dtype):
+    branch, shape = SHAPES[name]
+    check(branch, shape, dtype, some(MASKS_AND_FORMATS, list(SHAPES).index(name), dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("widths", WIDTHS, ids=lambda widths: "-".join(widths.values()))
+@pytest.mark.parametrize("branch, slots", [("tuned", 6), ("general", 70)])
+def test_options(check, branch, slots, widths, dtype):
+    """Every pair of two options' values, for all widths of the gates."""
+    variants = [
+        {**options, **widths, "mask": mask, "channels_last": mask == "none"}
+        for options, mask in zip(OPTIONS, ("partial", "none", "one image masked", "none"), strict=True)
+    ]
+    check(branch, (2, 16, (4, 8), slots, 12, 32), dtype, some(variants, WIDTHS.index(widths), dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("branch, channels", [("tuned", 64), ("general", 100)])
+def test_vector_gates_of_many_channels(check, branch, channels, dtype):
+    """One block of channels, or pairs of blocks."""
+    widths = {"write_gate_width": "vector", "response_gate_width": "vector"}
+    variants = [{"mask": "partial", "channels_last": channels_last, **widths} for channels_last in (False, True)]
+    check(branch, (1, channels, (5, 7), 6, 12, 70), dtype, variants)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("branch, slots", [("tuned", 6), ("general", 70)])
+def test_chunks_of_several_tiles(check, launches, branch, slots, dtype):
+    """Four images of two chunks of two tiles of 128 positions, the last one not full."""
+    check(branch, (4, 16, (17, 23), slots, 8, 16), dtype, [{"mask": "partial"}])
+    assert {launch.programs for launch in launches if "read" in launch.name} == {4 * 2}
+
+
+def test_float32_as_tensor_cores_compute_it(check, monkeypatch):
+    """Their sums are cut off, which the interpreter's aren't."""
+    from triton.runtime.interpreter import InterpreterBuilder
+    from triton_tensor_cores import create_dot
+
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
+    variants = [{"mask": mask, "channels_last": mask != "none"} for mask in ("none", "partial")]
+    check("tuned", (1, 64, (9, 16), 18, 32, 128), torch.float32, variants)

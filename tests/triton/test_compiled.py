@@ -1,0 +1,93 @@
+"""What Triton compiles the kernels to for GPUs that aren't here: spills, shared memory, matrix instructions, launches.
+
+A kernel that spills, or whose matrix products went to scalar units, is as right as before and several times slower: no
+other test on a machine without a GPU would show it. Compiling takes no GPU, and for AMD's no ROCm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MACHINE = ROOT / "tests" / "support" / "triton_machine.py"
+# What a program may have of shared memory, in bytes.
+SHARED_MEMORY = {"cuda:80": 166912, "cuda:90": 232448, "hip:gfx942": 65536}
+CASES = {
+    "the paper's": ("float32", "bfloat16", "float16"),
+    "general": ("float32", "bfloat16"),
+    "vector gates": ("float32", "bfloat16"),
+}
+FORWARD = ["kv_memory_write", "kv_memory_read"]
+GENERAL_FORWARD = ["kv_memory_write", "kv_memory_tables", "kv_memory_response", "kv_memory_read"]
+BACKWARD = ["kv_memory_read_backward", "kv_memory_write_backward", "kv_memory_parameters_backward"]
+# Its products are of float32 tables, and there are none with a scalar gate.
+WITHOUT_PRODUCTS = "kv_memory_response"
+
+
+def compile_for(target: str) -> list[dict]:
+    """A report of every launch, from a process of its own: this one's kernels belong to the interpreter."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    # Kept between runs, and compiled anew in a fresh clone.
+    environment = {"PYTHONPATH": path, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(ROOT / "build" / "triton")}
+    command = [sys.executable, str(MACHINE), target]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"compiling for {target} failed:\n{done.stderr}"
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def reports() -> Iterator[dict[str, Future]]:
+    """Of every target; two are compiled at a time."""
+    pytest.importorskip("triton", reason="triton isn't installed")
+    pool = ThreadPoolExecutor(2)
+    yield {target: pool.submit(compile_for, target) for target in SHARED_MEMORY}
+    pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture(params=SHARED_MEMORY)
+def target(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def compiled(reports: dict[str, Future], target: str) -> list[dict]:
+    return reports[target].result()
+
+
+def test_every_kernel_is_compiled_in_every_type(compiled: list[dict]) -> None:
+    """At the paper's shape, two launches forward and three backward."""
+    for case, dtypes in CASES.items():
+        forward = GENERAL_FORWARD if case == "general" else FORWARD
+        for dtype in dtypes:
+            names = [one["name"] for one in compiled if one["case"] == case and one["dtype"] == dtype]
+            assert names == forward + BACKWARD, (case, dtype)
+
+
+def test_no_program_asks_for_more_shared_memory_than_there_is(compiled: list[dict], target: str) -> None:
+    too_much = [one for one in compiled if one["shared_memory"] > SHARED_MEMORY[target]]
+    assert not too_much, describe(too_much)
+
+
+def test_nothing_spills_on_hopper(reports: dict[str, Future]) -> None:
+    """No stack frame, no local memory, in any kernel."""
+    spilled = [one for one in reports["cuda:90"].result() if one["spills"]]
+    assert not spilled, describe(spilled)
+
+
+def test_products_of_16_bit_types_run_on_matrix_units(compiled: list[dict]) -> None:
+    kernels = [one for one in compiled if one["dtype"] != "float32" and one["name"] != WITHOUT_PRODUCTS]
+    slow = [one for one in kernels if not one["matrix_instructions"]]
+    assert kernels
+    assert not slow, describe(slow)
+
+
+def describe(launches: list[dict]) -> str:
+    return "\n".join(", ".join(f"{name}: {value}" for name, value in one.items()) for one in launches)

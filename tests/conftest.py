@@ -1,9 +1,10 @@
-"""A tiny model on a few procedural birds, the commands run in this process, and how Triton's kernels run here."""
+"""A tiny model on a few procedural birds, commands in this process, how Triton's kernels run here, a fresh compiler."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,12 @@ def subprocess_environment() -> dict[str, str]:
 def python() -> str:
     """The interpreter that runs the tests."""
     return sys.executable
+
+
+@pytest.fixture
+def fresh_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing compiled before, in this process or on disk, where an operator of an earlier schema may be cached."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()

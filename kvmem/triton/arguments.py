@@ -58,3 +58,28 @@ class Weights(NamedTuple):
     value_bias: Tensor | None
     response_gate: Tensor | None
     response_gate_bias: Tensor | None
+
+
+class Scratch(NamedTuple):
+    """What `kv_memory_blocks_backward` leaves to `kv_memory_sums_backward`, in the image's type."""
+
+    ds: Tensor  # (B, N, BLOCK_T)
+    alpha: Tensor  # (B, N, BLOCK_T); γ α where γ is a scalar
+    dz: Tensor  # as the image; (B, N) where γ is a scalar
+    do: Tensor | None  # γ dout, as the image; None where γ is a scalar
+
+
+class Programs(NamedTuple):
+    """How many programs every result takes, in the order in which they are numbered; 0 where it isn't needed."""
+
+    mean: int
+    words: int
+    gate_word: int
+    gate_image: int
+    write_word: int
+    write_image: int
+    key: int
+    value: int
+    response_gate_of_image: int
+    response_gate_of_values: int
+    response_gate_bias: int

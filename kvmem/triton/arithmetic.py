@@ -130,6 +130,13 @@ def load_pixels(image, start, c, sizes, L: tl.constexpr, BLOCK_N: tl.constexpr):
 
 
 @triton.jit
+def store_pixels(image, x, start, c, sizes, L: tl.constexpr, BLOCK_N: tl.constexpr):
+    """x, float32 (positions, channels), into one image."""
+    offsets, inside = pixels(start, c, sizes, L, BLOCK_N)
+    tl.store(image + offsets, rounded(x, L.DTYPE), mask=inside)
+
+
+@triton.jit
 def load_mean(sums, b, c, sizes, L: tl.constexpr):
     """r (channels c), from the sums of h (B, chunks, C) over chunks of positions."""
     chunk = tl.arange(0, L.CHUNKS)

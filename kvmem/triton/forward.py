@@ -17,12 +17,12 @@ from kvmem.triton.arithmetic import (
     load_slots,
     load_vector,
     phi,
-    pixels,
     product,
     product32,
     rounded,
     sigmoid,
     softmax,
+    store_pixels,
     write_gate,
 )
 from kvmem.triton.tables import keys_of, load_keys, load_response, load_values, memory_size, with_gate
@@ -241,5 +241,4 @@ def kv_memory_read(
                 w_o = u if L.TUNED else load_response(memory, c, sizes, L)
                 gamma = vector_gate(image, h, start, alpha, w_o, c, weights, sizes, L, BLOCK_N)
             x = x.to(tl.float32)
-            offsets, inside = pixels(start, c, sizes, L, BLOCK_N)
-            tl.store(out + offsets, rounded(x + gamma * (o - x), L.DTYPE), mask=inside)
+            store_pixels(out, x + gamma * (o - x), start, c, sizes, L, BLOCK_N)

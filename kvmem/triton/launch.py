@@ -12,12 +12,12 @@ from torch import Tensor
 
 from kvmem.checks import check_tensors, gpu_limit
 from kvmem.ops import kept_memory
-from kvmem.triton.arguments import Layer, Sizes, Weights
-from kvmem.triton.backward import kv_memory_read_backward, kv_memory_write_backward
+from kvmem.triton.arguments import Layer, Programs, Scratch, Sizes, Weights
+from kvmem.triton.backward import kv_memory_blocks_backward, kv_memory_read_backward, kv_memory_sums_backward
 from kvmem.triton.forward import kv_memory_read, kv_memory_response, kv_memory_tables, kv_memory_write
-from kvmem.triton.parameters import count_programs, kv_memory_parameters_backward
+from kvmem.triton.parameters import BLOCK, kv_memory_parameters_backward, kv_memory_write_backward
 from kvmem.triton.status import interpreted
-from kvmem.triton.tiles import backward_layer, cut_image, launch, make_layer, multiprocessors, precision
+from kvmem.triton.tiles import cut_image, launch, make_layer, multiprocessors, precision
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
@@ -116,6 +116,54 @@ def check_gradients(grad_out: Tensor, grad_attention: Tensor | None, mean: Tenso
             )
 
 
+def count_programs(grad_words: Tensor | None, grads: Weights, mean: bool, sizes: Sizes, layer: Layer) -> Programs:
+    """For the gradients that are there, and the mean's where it is asked for."""
+
+    def blocks(rows: int, columns: int, *results: Tensor | None) -> int:
+        needed = any(result is not None for result in results)
+        return triton.cdiv(rows, BLOCK.value) * triton.cdiv(columns, BLOCK.value) if needed else 0
+
+    B, D, (C, M, G, R, *_) = sizes.B, sizes.D, layer
+    return Programs(
+        mean=B * sizes.chunks * triton.cdiv(C, layer.BLOCK_C) if mean else 0,
+        words=0 if grad_words is None else B * triton.cdiv(D, layer.WIDTH),
+        gate_word=blocks(G, D, grads.gate_word),
+        gate_image=blocks(G, C, grads.gate_image),
+        write_word=blocks(M, D, grads.write_word, grads.write_word_bias),
+        write_image=blocks(M, C, grads.write_image, grads.write_image_bias),
+        key=blocks(C, M, grads.key, grads.key_bias),
+        value=blocks(C, M, grads.value, grads.value_bias),
+        response_gate_of_image=blocks(R, C, grads.response_gate),
+        response_gate_of_values=blocks(R, C, grads.response_gate),
+        response_gate_bias=blocks(R, 1, grads.response_gate_bias),
+    )
+
+
+def read_backward(
+    call: Call, memory: Tensor, grad_out: Tensor, grad_attention: Tensor | None, grad_image: Tensor | None,
+    sums: Tensor | None,
+) -> None:  # fmt: skip
+    """dh but for the mean's part, and the sums over positions where they are needed."""
+    image, weights, sizes, layer = call.image, call.weights, call.sizes, call.layer
+    arguments = (image, call.mask, weights, memory, grad_out, grad_attention, grad_image, sums)
+    programs = sizes.B * sizes.chunks
+    if layer.TUNED:
+        launch(kv_memory_read_backward, programs, *arguments, sizes, layer, tunable=True)
+        return
+    slots = (sizes.B, sizes.N, layer.BLOCK_T)
+    if layer.R == 1:
+        scratch = Scratch(image.new_empty(slots), image.new_empty(slots), image.new_empty(sizes.B, sizes.N), None)
+    else:
+        like_image = torch.empty_like(image), torch.empty_like(image)
+        scratch = Scratch(image.new_empty(slots), image.new_empty(slots), *like_image)
+    blocks = triton.cdiv(layer.C, layer.BLOCK_C)
+    launch(kv_memory_blocks_backward, programs, *arguments, scratch, sizes, layer, tunable=True)
+    launch(
+        kv_memory_sums_backward, programs * blocks * (1 if layer.R == 1 else blocks),
+        image, grad_out, scratch, sums, sizes, layer, tunable=True,
+    )  # fmt: skip
+
+
 def backward(
     grad_out: Tensor,
     grad_attention: Tensor | None,
@@ -141,15 +189,9 @@ def backward(
     numbers = {"dtype": torch.float32, "device": image.device}
     sums = torch.empty((sizes.B, sizes.chunks, of_chunk), **numbers)
     gradients = torch.empty((sizes.B, of_chunk + (2 * M + G) * T + M), **numbers)
-    reading = backward_layer(layer)
-    blocks = triton.cdiv(C, reading.BLOCK_C)
     programs = count_programs(grad_words, grad_weights, grad_image is not None and not detach_mean, sizes, layer)
     with on(image):
-        launch(
-            kv_memory_read_backward, sizes.B * sizes.chunks * blocks * (1 if R == 1 else blocks),
-            image, call.mask, call.weights, memory, grad_out, grad_attention, grad_image, sums, sizes, reading,
-            tunable=True,
-        )  # fmt: skip
+        read_backward(call, memory, grad_out, grad_attention, grad_image, sums)
         if sum(programs):
             launch(kv_memory_write_backward, sizes.B, call.weights, memory, sums, gradients, sizes, layer)
         launch(

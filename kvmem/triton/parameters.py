@@ -1,61 +1,114 @@
-"""The end of the backward pass: from the gradients of k, v, u and m to those of words and parameters, and the mean's.
+"""The backward pass from the sums over positions on: k, v, u and m, then words, parameters and the mean's part of dh.
 
-One launch, of a program for every block of every result. The letters are those of kvmem/reference.py.
+The letters are those of kvmem/reference.py. `kv_memory_write_backward` has a program for every image,
+`kv_memory_parameters_backward` one for every block of every result.
 """
-
-from __future__ import annotations
-
-from typing import NamedTuple
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from kvmem.triton.arguments import Layer, Sizes, Weights
-from kvmem.triton.arithmetic import load_matrix, load_slots, load_vector, pixels, product, rounded
-from kvmem.triton.tables import gradients_size, keys_of, memory_size, written_gradients
+from kvmem.triton.arithmetic import (
+    load_matrix,
+    load_pixels,
+    load_slots,
+    load_vector,
+    product,
+    product32,
+    rounded,
+    store_pixels,
+    through_phi,
+    write_gate,
+)
+from kvmem.triton.tables import gradients_size, keys_of, memory_size, store_slots, sums_size, written_gradients
 
 BLOCK = tl.constexpr(64)  # rows and columns of a block of a parameter's gradient
 BLOCK_K = tl.constexpr(32)  # slots, of all images, that are added to it at once
 
 
-class Programs(NamedTuple):
-    """How many programs every result takes, in the order in which they are numbered; 0 where it isn't needed."""
+@triton.jit
+def kv_memory_write_backward(weights, memory, sums, gradients, sizes, L: tl.constexpr):
+    """The gradients of k, v and of what lies before φ and σ of memory writing: a program for every image."""
+    T = sizes.T
+    b = tl.program_id(0).to(tl.int64)
+    of_words, of_image, of_gates, of_memory = written_gradients(gradients, b, sizes, L)
+    memory += b * memory_size(sizes, L)
+    sums += b * sizes.chunks * sums_size(sizes, L)
+    gradients += b * gradients_size(sizes, L)
+    t = tl.arange(0, L.BLOCK_T)
+    # Each step reads what the one before has written.
+    add_chunks_of_gates(sums, gradients, sizes, L)
+    tl.debug_barrier()
+    for start in range(0, sizes.C, L.WIDTH):
+        keys_and_values_backward(weights, memory, sums, gradients, start + tl.arange(0, L.WIDTH), sizes, L)
+    tl.debug_barrier()
+    dgate = tl.full((L.BLOCK_T,), 0, tl.float32)
+    for start in range(0, L.M, L.WIDTH):
+        m = start + tl.arange(0, L.WIDTH)
+        g = m if L.G != 1 else tl.full((1,), 0, tl.int32)
+        dm = tl.full((L.BLOCK_T, L.WIDTH), 0, tl.float32)
+        for block in range(0, sizes.C, L.WIDTH):
+            c = block + tl.arange(0, L.WIDTH)
+            dk = load_matrix(gradients, t, c, T, L.C, 1, T)
+            dv = load_matrix(gradients + L.C * T, t, c, T, L.C, 1, T)
+            dm = product32(dk, load_matrix(weights.key, c, m, L.C, L.M, L.M, 1), dm, L)
+            dm = product32(dv, load_matrix(weights.value, c, m, L.C, L.M, L.M, 1), dm, L)
+        words_part = load_matrix(memory, t, m, T, L.M, 1, T)
+        gate_of_image = memory + (L.M + L.G) * T
+        image_part = load_vector(gate_of_image + L.G, m, L.M)[None, :]
+        gate = load_matrix(memory + L.M * T, t, g, T, L.G, 1, T) + load_vector(gate_of_image, g, L.G)[None, :]
+        gate = write_gate(gate, L)
+        dg = dm * (words_part - image_part)
+        if not L.LINEAR:
+            dg *= gate * (1 - gate)
+        inside = (t[:, None] < T) & (m[None, :] < L.M)
+        at = m[None, :] * T + t[:, None]
+        tl.store(of_words + at, through_phi(gate * dm, words_part, L), mask=inside)
+        tl.store(of_image + m, tl.sum(through_phi((1 - gate) * dm, image_part, L), 0), mask=m < L.M)
+        tl.store(of_memory + at, gate * words_part + (1 - gate) * image_part, mask=inside)
+        if L.G == 1:
+            dgate += tl.sum(dg, 1)
+        else:
+            tl.store(of_gates + at, dg, mask=inside)
+    if L.G == 1:
+        tl.store(of_gates + t, dgate, mask=t < T)
 
-    mean: int
-    words: int
-    gate_word: int
-    gate_image: int
-    write_word: int
-    write_image: int
-    key: int
-    value: int
-    response_gate_of_image: int
-    response_gate_of_values: int
-    response_gate_bias: int
+
+@triton.jit
+def add_chunks_of_gates(sums, gradients, sizes, L: tl.constexpr):
+    """What needs no more than that: Σ dz h (R, C), Σ α dz (R, T) and Σ dz (R), one behind the other."""
+    end = sums_size(sizes, L)
+    for start in range(2 * L.C * sizes.T, end, 1024):
+        x = start + tl.arange(0, 1024)
+        total = tl.full((1024,), 0, tl.float32)
+        for chunk in tl.range(0, sizes.chunks, loop_unroll_factor=4):
+            total += load_vector(sums + chunk * end, x, end)
+        tl.store(gradients + x, total, mask=x < end)
 
 
-def count_programs(grad_words: Tensor | None, grads: Weights, mean: bool, sizes: Sizes, layer: Layer) -> Programs:
-    """For the gradients that are there, and the mean's where it is asked for."""
-
-    def blocks(rows: int, columns: int, *results: Tensor | None) -> int:
-        needed = any(result is not None for result in results)
-        return triton.cdiv(rows, BLOCK.value) * triton.cdiv(columns, BLOCK.value) if needed else 0
-
-    B, D, (C, M, G, R, *_) = sizes.B, sizes.D, layer
-    return Programs(
-        mean=B * sizes.chunks * triton.cdiv(C, layer.BLOCK_C) if mean else 0,
-        words=0 if grad_words is None else B * triton.cdiv(D, layer.WIDTH),
-        gate_word=blocks(G, D, grads.gate_word),
-        gate_image=blocks(G, C, grads.gate_image),
-        write_word=blocks(M, D, grads.write_word, grads.write_word_bias),
-        write_image=blocks(M, C, grads.write_image, grads.write_image_bias),
-        key=blocks(C, M, grads.key, grads.key_bias),
-        value=blocks(C, M, grads.value, grads.value_bias),
-        response_gate_of_image=blocks(R, C, grads.response_gate),
-        response_gate_of_values=blocks(R, C, grads.response_gate),
-        response_gate_bias=blocks(R, 1, grads.response_gate_bias),
-    )
+@triton.jit
+def keys_and_values_backward(weights, memory, sums, gradients, c, sizes, L: tl.constexpr):
+    """dk and dv (slots, channels c) before φ. v is also what the response gate's u = W_g v is made of."""
+    T = sizes.T
+    t = tl.arange(0, L.BLOCK_T)
+    dk = tl.full((L.BLOCK_T, L.WIDTH), 0, tl.float32)
+    dv = tl.full((L.BLOCK_T, L.WIDTH), 0, tl.float32)
+    for chunk in tl.range(0, sizes.chunks, loop_unroll_factor=4):
+        of_chunk = sums + chunk * sums_size(sizes, L)
+        dk += load_matrix(of_chunk, t, c, T, L.C, 1, T)
+        dv += load_matrix(of_chunk + L.C * T, t, c, T, L.C, 1, T)
+    response = gradients + 2 * L.C * T + L.R * L.C
+    if L.R == 1:
+        w_o = load_vector(weights.response_gate + L.C, c, L.C)
+        dv += load_vector(response, t, T)[:, None] * w_o[None, :]
+    else:
+        for start in range(0, sizes.C, L.WIDTH):
+            i = start + tl.arange(0, L.WIDTH)
+            du = load_matrix(response, t, i, T, L.C, 1, T)
+            dv = product32(du, load_matrix(weights.response_gate + L.C, i, c, L.C, L.C, 2 * L.C, 1), dv, L)
+    k = load_matrix(keys_of(memory, sizes, L), t, c, T, L.C, 1, T)
+    v = load_matrix(keys_of(memory, sizes, L) + L.C * T, t, c, T, L.C, 1, T)
+    store_slots(gradients, tl.trans(through_phi(dk, k, L)), c, T, L)
+    store_slots(gradients + L.C * T, tl.trans(through_phi(dv, v, L)), c, T, L)
 
 
 @triton.jit
@@ -203,7 +256,5 @@ def mean_backward(program, weights, gradients, grad_image, sizes, L: tl.constexp
         dr += tl.sum(load_vector(of_gates, t, T), 0) * load_vector(weights.gate_image, c, L.C)
     dr = dr / sizes.N
     for start in tl.range(first, tl.minimum(first + sizes.span, sizes.N), BLOCK_N, num_stages=3):
-        offsets, inside = pixels(start, c, sizes, L, BLOCK_N)
-        at = grad_image + b * sizes.stride_b + offsets
-        dh = tl.load(at, mask=inside, other=0.0).to(tl.float32)
-        tl.store(at, rounded(dh + dr[None, :], L.DTYPE), mask=inside)
+        dh = load_pixels(grad_image + b * sizes.stride_b, start, c, sizes, L, BLOCK_N).to(tl.float32)
+        store_pixels(grad_image + b * sizes.stride_b, dh + dr[None, :], start, c, sizes, L, BLOCK_N)

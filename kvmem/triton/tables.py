@@ -61,6 +61,50 @@ def sums_size(sizes, L: tl.constexpr):
 
 
 @triton.jit
+def store_slots(at, x, c, T, L: tl.constexpr):
+    """x (channels c, slots) into a matrix (C, T)."""
+    t = tl.arange(0, L.BLOCK_T)
+    tl.store(at + c[:, None] * T + t[None, :], x, mask=(c[:, None] < L.C) & (t[None, :] < T))
+
+
+@triton.jit
+def store_sums(sums, dk, dv, c, sizes, L: tl.constexpr):
+    """Σ ds h and Σ α γ dout (channels c, slots)."""
+    store_slots(sums, dk, c, sizes.T, L)
+    store_slots(sums + L.C * sizes.T, dv, c, sizes.T, L)
+
+
+@triton.jit
+def store_scalar_gate(sums, dw, c, sizes, L: tl.constexpr):
+    """Σ dz h (channels c)."""
+    tl.store(sums + 2 * L.C * sizes.T + c, dw, mask=c < L.C)
+
+
+@triton.jit
+def store_scalar_response(sums, du, db, sizes, L: tl.constexpr):
+    """Σ α dz (slots) and Σ dz."""
+    t = tl.arange(0, L.BLOCK_T)
+    response = sums + 2 * L.C * sizes.T + L.C
+    tl.store(response + t, du, mask=t < sizes.T)
+    tl.store(response + sizes.T, db)
+
+
+@triton.jit
+def store_vector_gate(sums, dw, i, c, sizes, L: tl.constexpr):
+    """Σ dz h (gates i, channels c)."""
+    at = sums + 2 * L.C * sizes.T + i[:, None] * L.C + c[None, :]
+    tl.store(at, dw, mask=(i[:, None] < L.C) & (c[None, :] < L.C))
+
+
+@triton.jit
+def store_vector_response(sums, du, db, i, sizes, L: tl.constexpr):
+    """Σ α dz (gates i, slots) and Σ dz (gates i)."""
+    response = sums + 2 * L.C * sizes.T + L.C * L.C
+    store_slots(response, du, i, sizes.T, L)
+    tl.store(response + L.C * sizes.T + i, db, mask=i < L.C)
+
+
+@triton.jit
 def gradients_size(sizes, L: tl.constexpr):
     return sums_size(sizes, L) + (2 * L.M + L.G) * sizes.T + L.M
 

@@ -67,18 +67,6 @@ def make_layer(
     )
 
 
-def backward_layer(layer: Layer) -> Layer:
-    """The layer with the blocks of channels that `kv_memory_read_backward` has registers for."""
-    if layer.TUNED:
-        return layer
-    float32, slots = layer.DTYPE == tl.float32, layer.BLOCK_T
-    if layer.R == 1:
-        block = 64 if slots <= 64 else 16 if float32 else 32
-    else:
-        block = 16 if float32 else 64 if slots <= 32 else 32
-    return layer._replace(BLOCK_C=min(block, layer.BLOCK_C))
-
-
 def tiles(block_n: int | None, warps: int, stages: int = 2) -> dict[str, int]:
     """As Triton takes them: positions at once (None for a kernel that has none), warps and stages of its pipelines."""
     return {**({} if block_n is None else {"BLOCK_N": block_n}), "num_warps": warps, "num_stages": stages}
@@ -91,6 +79,8 @@ def fixed_tiles(name: str, layer: Layer) -> dict[str, int]:
         return _read_tiles(layer, scalar, few_slots)
     if name == "kv_memory_read_backward":
         return _read_backward_tiles(layer, scalar, few_slots)
+    if name in ("kv_memory_blocks_backward", "kv_memory_sums_backward"):
+        return tiles(32, 8, 1)
     if name in ("kv_memory_write", "kv_memory_parameters_backward"):
         vectors = layer.DTYPE == tl.float32 and layer.G != 1
         return tiles(128, 8 if vectors else 4)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kvmem_problems import NAMESPACES, CalledOperators, Problem, SavedTensors
+from kvmem_problems import NAMESPACES, Problem
 from kvmem_problems import make_problem as make_cpu_problem
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
@@ -109,16 +109,6 @@ def path(request: pytest.FixtureRequest, cuda_kernels: None) -> Iterator[str]:
 def triton_kernels() -> None:
     """The test needs the Triton kernels."""
     need("triton")
-
-
-@pytest.fixture
-def called_operators() -> Callable[[], CalledOperators]:
-    return CalledOperators
-
-
-@pytest.fixture
-def saved_tensors() -> Callable[[list[torch.Tensor]], SavedTensors]:
-    return SavedTensors
 
 
 @pytest.fixture

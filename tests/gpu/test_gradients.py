@@ -3,7 +3,7 @@
 import pytest
 import torch
 from kvmem_checks import assert_only_needed_gradients
-from kvmem_problems import NAMESPACES
+from kvmem_problems import NAMESPACES, CalledOperators
 
 SIZES = {
     "cluster": (2, 64, (9, 7), 18, 12),
@@ -40,16 +40,14 @@ def test_either_output_alone_has_the_gradients_of_the_specification(make_problem
         assert (found.double() - expected).norm() <= tolerance * expected.norm() + 1e-6, name
 
 
-def test_the_operator_is_asked_only_for_the_gradients_that_are_needed(
-    make_problem, backend, namespace, called_operators
-):
+def test_the_operator_is_asked_only_for_the_gradients_that_are_needed(make_problem, backend, namespace):
     problem = make_problem()
     for i, wanted in enumerate(problem.inputs):
         one = problem.leaves()
         for name, tensor in one.inputs.items():
             tensor.requires_grad_(name == wanted)
         loss = one.run(backend).sum()
-        with called_operators() as called:
+        with CalledOperators() as called:
             loss.backward()
         *_, needs = called.arguments[f"{namespace}::kv_memory_backward"]
         assert needs == 1 << i

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kvmem_problems import NAMESPACES
+from kvmem_problems import NAMESPACES, CalledOperators
 
 import kvmem
 
@@ -103,27 +103,27 @@ def test_an_unknown_path_is_refused(cuda_kernels):
         torch.ops.kvmem.cuda_path("fast")
 
 
-def assert_layer_reaches(backend, called_operators):
+def assert_layer_reaches(backend):
     """A layer that isn't told its backend runs the operators of this one, and nothing in their place."""
     layer = kvmem.KVMemoryLayer(64, 256).cuda()
     image, words = torch.randn(2, 64, 8, 8, device="cuda", requires_grad=True), torch.randn(2, 18, 256, device="cuda")
-    with called_operators() as called:
+    with CalledOperators() as called:
         layer(image, words).sum().backward()
     operators = [f"{NAMESPACES[backend]}::kv_memory", f"{NAMESPACES[backend]}::kv_memory_backward"]
     assert [name for name in called.names if name.startswith("kvmem")] == operators
     assert not any(name.startswith(("aten::bmm", "aten::_softmax", "aten::addmm")) for name in called.names)
 
 
-def test_the_layer_picks_the_kernels_by_itself(called_operators, monkeypatch):
+def test_the_layer_picks_the_kernels_by_itself(monkeypatch):
     """CUDA's where they can run, Triton's elsewhere."""
     monkeypatch.delenv("KVMEM_BACKEND", raising=False)
     statuses = kvmem.backends()
-    assert_layer_reaches("cuda" if statuses["cuda"].available else "triton", called_operators)
+    assert_layer_reaches("cuda" if statuses["cuda"].available else "triton")
 
 
-def test_the_environment_picks_the_kernels(backend, called_operators, monkeypatch):
+def test_the_environment_picks_the_kernels(backend, monkeypatch):
     monkeypatch.setenv("KVMEM_BACKEND", backend)
-    assert_layer_reaches(backend, called_operators)
+    assert_layer_reaches(backend)
 
 
 def test_the_status_names_the_gpu(backend):
@@ -133,11 +133,9 @@ def test_the_status_names_the_gpu(backend):
 
 
 @pytest.mark.parametrize("settings", [{"slots": 129}, {"channels": 513}, {"dtype": torch.float64}], ids=str)
-def test_calls_beyond_the_kernels_run_eager_unless_they_were_asked_for(
-    make_problem, backend, namespace, called_operators, settings
-):
+def test_calls_beyond_the_kernels_run_eager_unless_they_were_asked_for(make_problem, backend, namespace, settings):
     problem = make_problem(memory_channels=8, **settings)
-    with called_operators() as called:
+    with CalledOperators() as called:
         out = problem.run()
     assert not any(name.startswith("kvmem") for name in called.names)
     assert torch.equal(out, problem.run("eager"))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kvmem_problems import NAMESPACES
+from kvmem_problems import NAMESPACES, CalledOperators, SavedTensors
 
 import kvmem
 
@@ -10,11 +10,11 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 
 
 @pytest.mark.parametrize("attention", [False, True])
-def test_backward_keeps_nothing_of_the_size_of_the_attention(make_problem, backend, saved_tensors, attention):
+def test_backward_keeps_nothing_of_the_size_of_the_attention(make_problem, backend, attention):
     """Beyond the inputs: the mean, the memory side's B T M numbers and, by CUDA, a log-sum-exp a position."""
     batch, channels, positions, slots, memory_channels = 2, 16, 32 * 32, 24, 32
     problem = make_problem(batch, channels, (32, 32), slots, memory_channels=memory_channels, mask="partial").leaves()
-    with saved_tensors([*problem.inputs.values(), problem.mask]) as saved:
+    with SavedTensors([*problem.inputs.values(), problem.mask]) as saved:
         problem.run(backend, return_attention=attention)
     memory = (memory_channels + 1 + 2 * channels + 1) * slots + memory_channels + 1
     sums = positions if backend == "cuda" else 0
@@ -35,14 +35,14 @@ def peak(function) -> int:
 @pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS.keys())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("channels, slots", [(64, 18), (32, 40), (80, 70)], ids=["cluster", "general", "large"])
-def test_neither_format_is_copied(make_problem, called_operators, kernels, channels, slots, dtype, memory_format):
+def test_neither_format_is_copied(make_problem, kernels, channels, slots, dtype, memory_format):
     """Forward and backward run on the image as it is: no operator around them, no second image inside them."""
     channels_last = memory_format is torch.channels_last
     problem = make_problem(4, channels, (96, 96), slots, dtype=dtype, channels_last=channels_last).leaves()
     out = problem.run(kernels)
     grad = torch.randn_like(out)
     inputs = list(problem.inputs.values())
-    with called_operators() as called:
+    with CalledOperators() as called:
         gradients = torch.autograd.grad(out, inputs, grad, retain_graph=True)
     assert [name for name in called.names if name != "aten::detach"] == [f"{NAMESPACES[kernels]}::kv_memory_backward"]
     assert out.is_contiguous(memory_format=memory_format)

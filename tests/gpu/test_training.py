@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from kvmem_problems import CalledOperators
 
 STEPS = 6
 
@@ -23,10 +24,10 @@ def train(tiny_arguments, tmp_path, monkeypatch):
     return run
 
 
-def test_the_environments_backend_trains_as_the_eager_form_does(train, backend, namespace, called_operators):
+def test_the_environments_backend_trains_as_the_eager_form_does(train, backend, namespace):
     """A tiny model with one memory layer: its training and evaluation run the backend's operators alone."""
     expected = train("eager")
-    with called_operators() as called:
+    with CalledOperators() as called:
         found = train(backend)
     assert called.names.count(f"{namespace}::kv_memory") > STEPS
     assert called.names.count(f"{namespace}::kv_memory_backward") == STEPS

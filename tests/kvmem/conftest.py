@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from kvmem_problems import CalledOperators, Problem, SavedTensors
+from kvmem_problems import Problem
 from kvmem_problems import make_problem as make_random_problem
-from torch import Tensor
 
 import kvmem
 
@@ -51,13 +50,3 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     assert torch.ops.kvmem.cpu_isa(request.param) == request.param
     yield request.param
     torch.ops.kvmem.cpu_isa(before)
-
-
-@pytest.fixture
-def called_operators() -> Callable[[], CalledOperators]:
-    return CalledOperators
-
-
-@pytest.fixture
-def saved_tensors() -> Callable[[list[Tensor]], SavedTensors]:
-    return SavedTensors

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kvmem_problems import CalledOperators
 
 import kvmem
 from kvmem.torch_version import require_torch
@@ -58,10 +59,10 @@ def test_an_instruction_set_that_does_not_exist_is_refused(extension):
 
 
 @pytest.mark.parametrize("attention", [False, True])
-def test_the_chosen_path_is_the_one_that_runs(make_problem, backend, called_operators, attention):
+def test_the_chosen_path_is_the_one_that_runs(make_problem, backend, attention):
     """The operators that ran, forward and backward, are the fused ones for cpu and none of them for eager."""
     problem = make_problem(mask="partial").leaves()
-    with called_operators() as called:
+    with CalledOperators() as called:
         outputs = problem.run(backend, return_attention=attention)
         sum(output.sum() for output in (outputs if attention else (outputs,))).backward()
     if backend == "cpu":
@@ -72,21 +73,19 @@ def test_the_chosen_path_is_the_one_that_runs(make_problem, backend, called_oper
         assert not any(name.startswith("kvmem::") for name in called.names)
 
 
-def test_none_picks_the_fused_kernels_for_cpu_tensors(make_problem, called_operators, monkeypatch, extension):
+def test_none_picks_the_fused_kernels_for_cpu_tensors(make_problem, monkeypatch, extension):
     monkeypatch.delenv("KVMEM_BACKEND", raising=False)
-    with called_operators() as called:
+    with CalledOperators() as called:
         make_problem().run()
     assert FORWARD in called.names
 
 
 @pytest.mark.parametrize("chosen", ["eager", "cpu"])
-def test_the_environment_overrides_the_pick_but_not_an_explicit_choice(
-    make_problem, called_operators, monkeypatch, extension, chosen
-):
+def test_the_environment_overrides_the_pick_but_not_an_explicit_choice(make_problem, monkeypatch, extension, chosen):
     other = {"eager": "cpu", "cpu": "eager"}[chosen]
     monkeypatch.setenv("KVMEM_BACKEND", chosen)
     for backend, fused in ((None, chosen == "cpu"), (other, other == "cpu")):
-        with called_operators() as called:
+        with CalledOperators() as called:
             make_problem().run(backend)
         assert (FORWARD in called.names) == fused
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from kvmem_problems import NAMESPACES
+from kvmem_problems import NAMESPACES, CalledOperators
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import kvmem
@@ -156,12 +156,12 @@ LIMITS = {
 
 @pytest.mark.parametrize("settings, limit", LIMITS.values(), ids=LIMITS.keys())
 def test_calls_beyond_the_kernels_run_eager_unless_they_were_asked_for(
-    pretend, make_problem, called_operators, monkeypatch, settings, limit
+    pretend, make_problem, monkeypatch, settings, limit
 ):
     pretend(H100)
     with FakeTensorMode(allow_non_fake_inputs=True):
         problem = on_gpu(make_problem(memory_channels=8, **settings))
-        with called_operators() as called:
+        with CalledOperators() as called:
             assert problem.run().shape == problem.image.shape
         assert "aten::_softmax" in called.names
         for backend in ("cuda", "triton"):
@@ -183,9 +183,7 @@ def on_gpu(problem):
 @pytest.mark.parametrize("widths", ["scalar", "vector"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("backend", ["cuda", "triton"])
-def test_the_fake_kernels_know_what_is_kept_on_a_gpu(
-    pretend, make_problem, called_operators, backend, dtype, widths, channels_last
-):
+def test_the_fake_kernels_know_what_is_kept_on_a_gpu(pretend, make_problem, backend, dtype, widths, channels_last):
     """log_sum_exp (B, H, W), which Triton's leave empty, and memory (B, (M + G + 2C + R) T + M + G), in float32.
 
     The kernels for CPUs leave both empty.
@@ -198,7 +196,7 @@ def test_the_fake_kernels_know_what_is_kept_on_a_gpu(
     g, r = (1, 1) if widths == "scalar" else (32, 16)
     with FakeTensorMode(allow_non_fake_inputs=True):
         problem = on_gpu(problem)
-        with called_operators() as called:
+        with CalledOperators() as called:
             out = problem.run(backend)
         operators = NAMESPACES[backend]
         assert f"{operators}::kv_memory" in called.names

@@ -5,6 +5,7 @@ from itertools import product
 import pytest
 import torch
 from kvmem_checks import assert_only_needed_gradients
+from kvmem_problems import CalledOperators
 from torch.autograd import gradcheck, gradgradcheck
 
 OPTIONS = [
@@ -123,14 +124,14 @@ def test_the_operator_computes_only_the_gradients_that_are_needed(make_problem, 
     assert_only_needed_gradients(make_problem(mask="partial"), attention=False)
 
 
-def test_the_operator_is_asked_only_for_the_gradients_that_are_needed(make_problem, called_operators, extension):
+def test_the_operator_is_asked_only_for_the_gradients_that_are_needed(make_problem, extension):
     problem = make_problem()
     for i, wanted in enumerate(problem.inputs):
         one = problem.leaves()
         for name, tensor in one.inputs.items():
             tensor.requires_grad_(name == wanted)
         loss = one.run("cpu").sum()
-        with called_operators() as called:
+        with CalledOperators() as called:
             loss.backward()
         *_, needs = called.arguments["kvmem::kv_memory_backward"]
         assert needs == 1 << i

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kvmem_problems import CalledOperators, SavedTensors
 from torch.profiler import ProfilerActivity, profile
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -9,12 +10,12 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 
 @pytest.mark.parametrize("attention", [False, True])
 @pytest.mark.parametrize("mask", ["none", "partial"])
-def test_backward_keeps_nothing_of_the_size_of_the_attention(make_problem, extension, saved_tensors, mask, attention):
+def test_backward_keeps_nothing_of_the_size_of_the_attention(make_problem, extension, mask, attention):
     """Beyond the inputs only the mean is kept: B C numbers, whatever N and T."""
     batch, channels = 2, 16
     problem = make_problem(batch, channels, (32, 32), 24, mask=mask).leaves()
     known = [*problem.inputs.values(), *([] if problem.mask is None else [problem.mask])]
-    with saved_tensors(known) as saved:
+    with SavedTensors(known) as saved:
         problem.run("cpu", return_attention=attention)
     assert saved.bytes == 4 * batch * channels
 
@@ -32,7 +33,7 @@ def allocations(function) -> int:
 
 @pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS.keys())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_neither_format_is_copied(make_problem, extension, called_operators, memory_format, dtype):
+def test_neither_format_is_copied(make_problem, extension, memory_format, dtype):
     """Forward and backward run on the image as it is: no operator around them, no second image inside them."""
     problem = make_problem(2, 16, (96, 96), 4, dtype=dtype, channels_last=memory_format is torch.channels_last).leaves()
     grad_out = torch.randn_like(problem.image)
@@ -42,7 +43,7 @@ def test_neither_format_is_copied(make_problem, extension, called_operators, mem
     assert allocations(lambda: outputs.append(problem.run("cpu"))) < 1.5 * image_bytes
     assert outputs[0].is_contiguous(memory_format=memory_format)
     inputs = list(problem.inputs.values())
-    with called_operators() as called:
+    with CalledOperators() as called:
         gradients = torch.autograd.grad(outputs[0], inputs, grad_out, retain_graph=True)
     assert gradients[0].is_contiguous(memory_format=memory_format)
     assert [name for name in called.names if name != "aten::detach"] == ["kvmem::kv_memory_backward"]

@@ -1,6 +1,6 @@
 """What the tests of the fused backends check alike."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -41,28 +41,3 @@ def assert_only_needed_gradients(problem: Problem, attention: bool, namespace: s
                 assert torch.equal(found, expected), (needs, i)
             else:
                 assert found.shape == (0,), (needs, i)
-
-
-def assert_autocast_is_casting(
-    layer: torch.nn.Module,
-    by_hand: torch.nn.Module,
-    inputs: tuple[Tensor, ...],
-    gradients: Callable[[torch.nn.Module, tuple[Tensor, ...], Tensor], tuple[Tensor, ...]],
-) -> None:
-    """As for scaled_dot_product_attention: the same result as casting every floating-point tensor by hand.
-
-    layer is float32, by_hand the same layer in autocast's dtype; inputs are image, words and mask, and
-    gradients(layer, inputs, loss) those of image, words and parameters.
-    """
-    dtype = next(by_hand.parameters()).dtype
-    by_hand.load_state_dict(layer.state_dict())
-    with torch.autocast(inputs[0].device.type, dtype):
-        out, attention = layer(*inputs, return_attention=True)
-    assert out.dtype == attention.dtype == dtype
-    cast = tuple(tensor.detach().to(dtype).requires_grad_() for tensor in inputs[:2])
-    expected = by_hand(*cast, inputs[2])
-    assert torch.equal(out, expected)
-    found = gradients(layer, inputs, out.sum())
-    for result, reference in zip(found, gradients(by_hand, cast, expected.sum()), strict=True):
-        assert result.dtype == torch.float32
-        assert torch.equal(result, reference.float())

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from kvmem_accuracy import results
-from kvmem_problems import CalledOperators, Problem, SavedTensors
+from kvmem_problems import Problem
 from torch import Tensor
 
 KERNELS = {
@@ -19,7 +19,12 @@ KERNELS = {
     },
     "general": {
         "forward": ["kv_memory_write", "kv_memory_tables", "kv_memory_response", "kv_memory_read"],
-        "backward": ["kv_memory_read_backward", "kv_memory_write_backward", "kv_memory_parameters_backward"],
+        "backward": [
+            "kv_memory_blocks_backward",
+            "kv_memory_sums_backward",
+            "kv_memory_write_backward",
+            "kv_memory_parameters_backward",
+        ],
     },
 }
 
@@ -79,16 +84,6 @@ def launches(interpreter: None, monkeypatch: pytest.MonkeyPatch) -> list[Launche
 @pytest.fixture
 def with_branch(launches: list[Launched]) -> Callable[[str], WithBranch]:
     return lambda branch: WithBranch(branch, launches)
-
-
-@pytest.fixture
-def called_operators() -> Callable[[], CalledOperators]:
-    return CalledOperators
-
-
-@pytest.fixture
-def saved_tensors() -> Callable[[list[Tensor]], SavedTensors]:
-    return SavedTensors
 
 
 @pytest.fixture

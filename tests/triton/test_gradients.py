@@ -3,7 +3,7 @@
 import pytest
 import torch
 from kvmem_checks import assert_only_needed_gradients
-from kvmem_problems import make_problem
+from kvmem_problems import CalledOperators, SavedTensors, make_problem
 
 pytestmark = pytest.mark.usefixtures("interpreter")
 
@@ -59,23 +59,23 @@ def test_detach_mean_stops_the_gradient_through_the_mean_alone(sizes):
 
 
 @pytest.mark.parametrize("attention", [False, True])
-def test_backward_keeps_nothing_of_the_size_of_the_attention(saved_tensors, sizes, attention):
+def test_backward_keeps_nothing_of_the_size_of_the_attention(sizes, attention):
     """Beyond the inputs: the mean, and the memory side's B T M numbers."""
     batch, channels, _, slots, _, memory_channels = sizes
     problem = make_problem(*sizes, mask="partial").leaves()
-    with saved_tensors([*problem.inputs.values(), problem.mask]) as saved:
+    with SavedTensors([*problem.inputs.values(), problem.mask]) as saved:
         problem.run("triton", return_attention=attention)
     memory = (memory_channels + 1 + 2 * channels + 1) * slots + memory_channels + 1
     assert saved.bytes == 4 * batch * (channels + memory)
 
 
-def test_neither_format_is_copied(called_operators):
+def test_neither_format_is_copied():
     """No operator around the fused one, and gradients in the format of what they belong to."""
     for memory_format in (torch.contiguous_format, torch.channels_last):
         problem = make_problem(*SIZES["tuned"], channels_last=memory_format is torch.channels_last).leaves()
         out = problem.run("triton")
         grad = torch.randn_like(out)
-        with called_operators() as called:
+        with CalledOperators() as called:
             gradients = torch.autograd.grad(out, list(problem.inputs.values()), grad)
         assert [name for name in called.names if name != "aten::detach"] == ["kvmem_triton::kv_memory_backward"]
         assert out.is_contiguous(memory_format=memory_format)

@@ -1,0 +1,134 @@
+"""The layer of any backend under the framework's own machinery: opcheck, compile, export, autocast, checkpointing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from functorch.compile import make_boxed_func
+from kvmem_problems import Problem
+from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
+
+import kvmem
+
+Inputs = tuple[Tensor, Tensor, Tensor]
+WORD_CHANNELS = 12
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes layers and their inputs: of a backend, a number of channels, and a device."""
+
+    backend: str
+    channels: int = 8
+    device: str = "cpu"
+
+    def layer(self, dtype: torch.dtype = torch.float32) -> kvmem.KVMemoryLayer:
+        torch.manual_seed(0)
+        settings = {"backend": self.backend, "device": self.device, "dtype": dtype}
+        return kvmem.KVMemoryLayer(self.channels, WORD_CHANNELS, **settings)
+
+    def inputs(self, dtype: torch.dtype = torch.float32, channels_last: bool = False, seed: int = 1) -> Inputs:
+        """Image, words and mask, of which the first two take gradients."""
+        random = partial(torch.randn, generator=torch.Generator().manual_seed(seed))
+        image, words = random(3, self.channels, 4, 5), random(3, 5, WORD_CHANNELS)
+        mask = (random(3, 5) < 0.5).to(self.device)
+        if channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
+        image, words = (tensor.to(self.device, dtype).requires_grad_() for tensor in (image, words))
+        return image, words, mask
+
+
+def gradients(layer: torch.nn.Module, inputs: Inputs, loss: Tensor) -> tuple[Tensor, ...]:
+    """Of image, words and parameters."""
+    return torch.autograd.grad(loss, [*inputs[:2], *layer.parameters()])
+
+
+def opcheck_backward(problem: Problem, namespace: str, needs: int) -> None:
+    """needs: the bits of the gradients asked for. With a gradient of the attention and without."""
+    operators = getattr(torch.ops, namespace)
+    arguments = problem.operator_arguments(return_attention=True)
+    out, attention, *kept = operators.kv_memory(*arguments)
+    for grad_attention in (None, attention):
+        torch.library.opcheck(
+            operators.kv_memory_backward.default,
+            (out, grad_attention, *arguments[:15], *kept, *arguments[15:18], needs),
+        )
+
+
+def assert_compiles_to_one_graph(maker: Maker, compiler: str, channels_last: bool) -> None:
+    """With the same result, gradients and strides."""
+    layer, inputs = maker.layer(), maker.inputs(channels_last=channels_last)
+    compiled = torch.compile(layer, fullgraph=True, backend=compiler)
+    out, attention = compiled(*inputs, return_attention=True)
+    expected, expected_attention = layer(*inputs, return_attention=True)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(attention, expected_attention)
+    assert out.stride() == expected.stride()
+    found = gradients(layer, inputs, out.square().sum() + attention.square().sum())
+    reference = gradients(layer, inputs, expected.square().sum() + expected_attention.square().sum())
+    torch.testing.assert_close(found, reference, rtol=1e-4, atol=1e-5)
+
+
+def assert_compiled_training_is_fused(maker: Maker, namespace: str) -> None:
+    """The backward graph holds the fused backward, not the eager form that second derivatives take."""
+    layer, inputs = maker.layer(), maker.inputs()
+    graphs = []
+
+    def keep(graph: torch.fx.GraphModule, example_inputs: list[Tensor]) -> Callable:
+        graphs.append([str(node.target) for node in graph.graph.nodes if node.op == "call_function"])
+        return make_boxed_func(graph)
+
+    compiled = torch.compile(layer, fullgraph=True, backend=aot_autograd(fw_compiler=keep, bw_compiler=keep))
+    compiled(*inputs).sum().backward()
+    forward, backward = graphs
+    assert f"{namespace}.kv_memory.default" in forward
+    assert f"{namespace}.kv_memory_backward.default" in backward
+    assert not any("softmax" in target for target in forward + backward)
+
+
+def assert_compiles_with_dynamic_shapes(maker: Maker) -> None:
+    layer = maker.layer()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
+    for batch, height, width, slots in ((2, 3, 4, 5), (3, 6, 5, 7), (4, 2, 9, 11)):
+        image = torch.randn(batch, maker.channels, height, width, device=maker.device)
+        words = torch.randn(batch, slots, WORD_CHANNELS, device=maker.device)
+        torch.testing.assert_close(compiled(image, words), layer(image, words))
+
+
+def assert_exports_with_a_dynamic_batch(maker: Maker, strict: bool) -> list[str]:
+    """Returns the names of what the exported graph calls."""
+    layer, inputs = maker.layer(), maker.inputs()
+    batch = torch.export.Dim("batch", min=2)
+    dynamic = {"image": {0: batch}, "words": {0: batch}, "mask": {0: batch}}
+    exported = torch.export.export(layer, inputs, dynamic_shapes=dynamic, strict=strict)
+    others = tuple(tensor[:2].detach() for tensor in maker.inputs(seed=2))
+    torch.testing.assert_close(exported.module()(*others), layer(*others))
+    return [str(node.target) for node in exported.graph.nodes]
+
+
+def assert_autocast_is_casting(maker: Maker, dtype: torch.dtype) -> None:
+    """As for scaled_dot_product_attention: the same result as casting every floating-point tensor by hand."""
+    layer, by_hand, inputs = maker.layer(), maker.layer(dtype), maker.inputs()
+    by_hand.load_state_dict(layer.state_dict())
+    with torch.autocast(inputs[0].device.type, dtype):
+        out, attention = layer(*inputs, return_attention=True)
+    assert out.dtype == attention.dtype == dtype
+    cast = tuple(tensor.detach().to(dtype).requires_grad_() for tensor in inputs[:2])
+    expected = by_hand(*cast, inputs[2])
+    assert torch.equal(out, expected)
+    found = gradients(layer, inputs, out.sum())
+    for result, reference in zip(found, gradients(by_hand, cast, expected.sum()), strict=True):
+        assert result.dtype == torch.float32
+        assert torch.equal(result, reference.float())
+
+
+def assert_checkpointing_recomputes_the_same(maker: Maker) -> None:
+    layer, inputs = maker.layer(), maker.inputs()
+    out = torch.utils.checkpoint.checkpoint(layer, *inputs, use_reentrant=False)
+    expected = gradients(layer, inputs, layer(*inputs).sum())
+    for result, reference in zip(gradients(layer, inputs, out.sum()), expected, strict=True):
+        assert torch.equal(result, reference)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import NamedTuple
 
 import triton.language as tl
 from torch import Tensor
+
+
+class Chip(Enum):
+    """What decides how many registers a product of matrices takes."""
+
+    HOPPER = "operands in shared memory, by groups of four warps"
+    NVIDIA = "operands in registers"
+    AMD = "operands in registers, warps of 64, 512 registers"
 
 
 class Layer(NamedTuple):
@@ -18,8 +27,9 @@ class Layer(NamedTuple):
     LINEAR: bool  # no σ on the write gate
     RELU: bool
     DTYPE: tl.dtype
+    CHIP: Chip
     PRECISION: str  # of products of float32 matrices
-    TUNED: bool  # the channels fit into one block
+    TUNED: bool  # one program holds an image's k, v and u
     CHUNKS: int  # at least as many as a call's, a power of two
     GATE_IS_KEY: bool  # there is room behind the slots for a scalar response gate's weights of h
     BLOCK_T: int  # all slots

@@ -146,16 +146,16 @@ def response_of(v, c, i, total, weights, L: tl.constexpr):
 
 @triton.jit
 def kv_memory_response(weights, memory, sizes, L: tl.constexpr):
-    """u where one block doesn't hold the channels: a program for every block of gates of an image."""
+    """u where one block doesn't hold the channels: a program for every WIDTH gates of an image."""
     T = sizes.T
-    GATES: tl.constexpr = 1 if L.R == 1 else L.BLOCK_C
+    GATES: tl.constexpr = 1 if L.R == 1 else L.WIDTH
     blocks: tl.constexpr = (L.R + GATES - 1) // GATES
     values = keys_of(memory + (tl.program_id(0) // blocks).to(tl.int64) * memory_size(sizes, L), sizes, L) + L.C * T
     i = tl.program_id(0) % blocks * GATES + tl.arange(0, GATES)
     t = tl.arange(0, L.BLOCK_T)
     u = tl.full((L.BLOCK_T, GATES), 0, tl.float32)
-    for start in range(0, channels(sizes, L), L.BLOCK_C):
-        c = start + tl.arange(0, L.BLOCK_C)
+    for start in range(0, sizes.C, L.WIDTH):
+        c = start + tl.arange(0, L.WIDTH)
         u = response_of(load_matrix(values, t, c, T, L.C, 1, T), c, i, u, weights, L)
     tl.store(values + (L.C + i[None, :]) * T + t[:, None], u, mask=(t[:, None] < T) & (i[None, :] < L.R))
 

@@ -14,10 +14,11 @@ from kvmem.checks import check_tensors, gpu_limit
 from kvmem.ops import kept_memory
 from kvmem.triton.arguments import Layer, Programs, Scratch, Sizes, Weights
 from kvmem.triton.backward import kv_memory_blocks_backward, kv_memory_read_backward, kv_memory_sums_backward
+from kvmem.triton.chips import chip
 from kvmem.triton.forward import kv_memory_read, kv_memory_response, kv_memory_tables, kv_memory_write
 from kvmem.triton.parameters import BLOCK, kv_memory_parameters_backward, kv_memory_write_backward
 from kvmem.triton.status import interpreted
-from kvmem.triton.tiles import cut_image, launch, make_layer, multiprocessors, precision
+from kvmem.triton.tiles import backward_layer, cut_image, launch, make_layer, multiprocessors
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
@@ -55,7 +56,7 @@ def prepare(
     packed = Weights(*(weight.contiguous() for weight in weights))
     layer = make_layer(
         C, packed.write_word.shape[0], packed.gate_word.shape[0], packed.response_gate.shape[0], T, chunks,
-        linear_write_gate=linear_write_gate, relu=relu, dtype=DTYPES[image.dtype], precision=precision(),
+        linear_write_gate=linear_write_gate, relu=relu, dtype=DTYPES[image.dtype], chip=chip(),
     )  # fmt: skip
     mask = None if mask is None else mask.contiguous().view(torch.uint8)
     return Call(image, words.contiguous(), mask, packed, sizes, layer)
@@ -89,8 +90,7 @@ def forward(
         )  # fmt: skip
         if not layer.TUNED:
             launch(kv_memory_tables, B * blocks, call.weights, sums, memory, mean, sizes, layer)
-            gates = 1 if layer.R == 1 else blocks
-            launch(kv_memory_response, B * gates, call.weights, memory, sizes, layer)
+            launch(kv_memory_response, B * triton.cdiv(layer.R, layer.WIDTH), call.weights, memory, sizes, layer)
         launch(
             kv_memory_read, B * sizes.chunks,
             image, call.mask, call.weights, sums, memory, mean, out, attention if return_attention else None,
@@ -156,6 +156,7 @@ def read_backward(
     else:
         like_image = torch.empty_like(image), torch.empty_like(image)
         scratch = Scratch(image.new_empty(slots), image.new_empty(slots), *like_image)
+    layer = backward_layer(layer)
     blocks = triton.cdiv(layer.C, layer.BLOCK_C)
     launch(kv_memory_blocks_backward, programs, *arguments, scratch, sizes, layer, tunable=True)
     launch(

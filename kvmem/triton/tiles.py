@@ -1,4 +1,4 @@
-"""Chunks, blocks and warps that the kernels run with: fixed by the shape, or tuned where KVMEM_TRITON_AUTOTUNE=1."""
+"""Chunks and blocks that the kernels run with; their tiles are fixed, or tuned where KVMEM_TRITON_AUTOTUNE=1."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from triton.runtime.jit import KernelInterface
 
 from kvmem.triton.arguments import Layer
 from kvmem.triton.arithmetic import INTERPRETED
+from kvmem.triton.chips import Chip, Tiles, fixed_tiles
 
 POSITIONS = 128  # an image's chunks are multiples of it, and it is one of every BLOCK_N
 MOST_CHUNKS = 128
 PROGRAMS_A_MULTIPROCESSOR = 2
-TUNED_CHANNELS, TUNED_SLOTS = 64, 64
-BLOCK = 64
+BLOCK = 64  # channels
+TUNED_SLOTS = 32
 WIDTH_TIMES_SLOTS = 2048
-CONFIGURATIONS = [
-    triton.Config({"BLOCK_N": positions}, num_warps=warps, num_stages=stages)
-    for positions, warps, stages in (
-        (32, 4, 3),
-        (64, 4, 2),
-        (64, 4, 3),
-        (64, 8, 2),
-        (128, 4, 2),
-        (128, 8, 2),
-        (128, 8, 3),
-    )
-]
+CANDIDATES = (
+    Tiles(16, 4),
+    Tiles(16, 8, 1),
+    Tiles(32, 4),
+    Tiles(32, 8),
+    Tiles(64, 4, 3),
+    Tiles(64, 8),
+    Tiles(128, 4),
+    Tiles(128, 8, 3),
+)
 
 
 def cut_image(batch: int, positions: int, multiprocessors: int) -> tuple[int, int]:
@@ -43,11 +42,13 @@ def cut_image(batch: int, positions: int, multiprocessors: int) -> tuple[int, in
 
 def make_layer(
     channels: int, memory_channels: int, write_gates: int, response_gates: int, slots: int, chunks: int,
-    *, linear_write_gate: bool, relu: bool, dtype: tl.dtype, precision: str,
+    *, linear_write_gate: bool, relu: bool, dtype: tl.dtype, chip: Chip,
 ) -> Layer:  # fmt: skip
     """What the kernels are compiled for: the smallest blocks that hold the slots, and up to BLOCK channels."""
     block_t = triton.next_power_of_2(max(16, slots))
-    width = WIDTH_TIMES_SLOTS if response_gates == 1 else WIDTH_TIMES_SLOTS // 2
+    width = WIDTH_TIMES_SLOTS if response_gates == 1 and chip == Chip.HOPPER else WIDTH_TIMES_SLOTS // 2
+    # Elsewhere the registers don't hold what a vector gate's gradients are summed up in.
+    gates_are_tuned = response_gates == 1 or (chip == Chip.HOPPER and dtype != tl.float32)
     return Layer(
         C=channels,
         M=memory_channels,
@@ -56,8 +57,9 @@ def make_layer(
         LINEAR=linear_write_gate,
         RELU=relu,
         DTYPE=dtype,
-        PRECISION=precision,
-        TUNED=channels <= TUNED_CHANNELS and block_t <= TUNED_SLOTS,
+        CHIP=chip,
+        PRECISION=precision(chip),
+        TUNED=channels <= BLOCK and block_t <= TUNED_SLOTS and gates_are_tuned,
         CHUNKS=triton.next_power_of_2(chunks),
         GATE_IS_KEY=response_gates == 1 and slots < block_t,
         BLOCK_T=block_t,
@@ -67,81 +69,58 @@ def make_layer(
     )
 
 
-def tiles(block_n: int | None, warps: int, stages: int = 2) -> dict[str, int]:
-    """As Triton takes them: positions at once (None for a kernel that has none), warps and stages of its pipelines."""
-    return {**({} if block_n is None else {"BLOCK_N": block_n}), "num_warps": warps, "num_stages": stages}
+def backward_layer(layer: Layer) -> Layer:
+    """The layer with the blocks of channels that `kv_memory_blocks_backward` has registers for."""
+    if layer.DTYPE != tl.float32 or layer.R == 1:
+        return layer
+    # Few slots are fewer columns than eight warps share out: what they multiply, each of them holds.
+    return layer._replace(BLOCK_C=min(layer.BLOCK_C, {16: 32, 128: 16}.get(layer.BLOCK_T, BLOCK)))
 
 
-def fixed_tiles(name: str, layer: Layer) -> dict[str, int]:
-    """The tiles of a kernel where nothing is tuned: the largest without spilled registers on compute capability 9.0."""
-    scalar, few_slots = layer.R == 1, layer.BLOCK_T <= 32
-    if name == "kv_memory_read":
-        return _read_tiles(layer, scalar, few_slots)
-    if name == "kv_memory_read_backward":
-        return _read_backward_tiles(layer, scalar, few_slots)
-    if name in ("kv_memory_blocks_backward", "kv_memory_sums_backward"):
-        return tiles(32, 8, 1)
-    if name in ("kv_memory_write", "kv_memory_parameters_backward"):
-        vectors = layer.DTYPE == tl.float32 and layer.G != 1
-        return tiles(128, 8 if vectors else 4)
-    return tiles(None, 8)
-
-
-def _read_tiles(layer: Layer, scalar: bool, few_slots: bool) -> dict[str, int]:
-    if layer.DTYPE != tl.float32:
-        return tiles(128, 8, 3 if few_slots else 2)
-    if layer.TUNED:
-        return tiles(64, 4, 3 if few_slots else 1) if scalar else tiles(16, 8, 1)
-    if scalar:
-        return tiles(64 if layer.BLOCK_T <= 64 else 32, 8, 1)
-    return tiles(32 if few_slots else 16, 8, 1)
-
-
-def _read_backward_tiles(layer: Layer, scalar: bool, few_slots: bool) -> dict[str, int]:
-    if layer.DTYPE == tl.float32:
-        return tiles(16, 4, 2) if layer.TUNED and scalar and few_slots else tiles(16, 8, 1)
-    if layer.TUNED:
-        return (tiles(64, 4, 3) if layer.GATE_IS_KEY else tiles(64, 8)) if scalar and few_slots else tiles(32, 8)
-    return tiles(64, 8) if scalar and layer.BLOCK_T <= 64 else tiles(16, 8, 1)
-
-
-def precision() -> str:
+def precision(chip: Chip) -> str:
     """That of products of float32 matrices: AMD's matrix units take them as they are, NVIDIA's in three parts."""
-    if INTERPRETED.value:
-        return "ieee"
-    return "ieee" if triton.runtime.driver.active.get_current_target().backend == "hip" else "tf32x3"
+    return "ieee" if chip == Chip.AMD or INTERPRETED.value else "tf32x3"
 
 
 def autotunes() -> bool:
     return os.environ.get("KVMEM_TRITON_AUTOTUNE") == "1"
 
 
-def prune(configurations: list[triton.Config], arguments: dict, **_: object) -> list[triton.Config]:
-    """Those whose block of positions isn't larger than an image, and whose accumulators may stay in registers."""
-    sizes, layer = arguments["sizes"], arguments["L"]
-    largest = max(32, triton.next_power_of_2(sizes.N))
-    width = max(layer.BLOCK_T, layer.BLOCK_C)
-    return [
-        found
-        for found in configurations
-        if found.kwargs["BLOCK_N"] <= largest and found.kwargs["BLOCK_N"] * width <= 64 * 32 * found.num_warps
+def candidates(name: str, layer: Layer, positions: int) -> list[Tiles]:
+    """What a kernel may be tuned to: the fixed tiles, and others that aren't larger than an image or its registers."""
+    fixed = fixed_tiles(name, layer)
+    smallest, largest = (16, 64) if layer.DTYPE == tl.float32 else (32, 128)
+    largest = max(smallest, min(largest, triton.next_power_of_2(positions)))
+    slots = max(layer.BLOCK_T, layer.BLOCK_C)
+    others = [
+        tiles
+        for tiles in CANDIDATES
+        if smallest <= tiles.positions <= largest and tiles.positions * slots <= 64 * 32 * tiles.warps
     ]
+    return [fixed, *(tiles for tiles in others if tiles != fixed)]
 
 
 @functools.cache
 def tuned(kernel: KernelInterface) -> KernelInterface:
-    return triton.autotune(CONFIGURATIONS, key=["sizes", "L"], prune_configs_by={"early_config_prune": prune})(kernel)
+    def prune(_: list[triton.Config], arguments: dict, **__: object) -> list[triton.Config]:
+        found = candidates(kernel.fn.__name__, arguments["L"], arguments["sizes"].N)
+        return [configuration(tiles) for tiles in found]
+
+    def configuration(tiles: Tiles) -> triton.Config:
+        return triton.Config({"BLOCK_N": tiles.positions}, num_warps=tiles.warps, num_stages=tiles.stages)
+
+    every = [configuration(tiles) for tiles in CANDIDATES]
+    return triton.autotune(every, key=["sizes", "L"], prune_configs_by={"early_config_prune": prune})(kernel)
 
 
 def launch(kernel: KernelInterface, programs: int, *arguments: object, tunable: bool = False) -> None:
     """Runs a kernel, whose last argument is the Layer, with tiles of its own."""
     if programs == 0:
         return
-    layer = arguments[-1]
     if tunable and autotunes():
         tuned(kernel)[(programs,)](*arguments)
     else:
-        kernel[(programs,)](*arguments, **fixed_tiles(kernel.fn.__name__, layer))
+        kernel[(programs,)](*arguments, **fixed_tiles(kernel.fn.__name__, arguments[-1]).settings())
 
 
 @functools.cache

@@ -63,30 +63,49 @@ class Errors:
         return {"largest": self.largest, "root mean square": (sum(self.means) / len(self.means)) ** 0.5}
 
 
-def measure(problem, backend, attention, seed, eager_errors, fused_errors):
-    """One draw: adds the errors of eager and backend to those of the draws before, by name of the tensor."""
+def nearby(problem, seed):
+    """The same problem but for a unit in the last place of the image: rounded elsewhere, just as hard."""
+    generator = torch.Generator().manual_seed(seed)
+    image = problem.image
+    step = torch.randn(image.shape, generator=generator).to(image.device, image.dtype) * torch.finfo(image.dtype).eps
+    return problem.with_inputs([image + image * step, *list(problem.inputs.values())[1:]])
+
+
+def measure(problem, backend, attention, seed, eager_errors, fused_errors, neighbours=0):
+    """One draw: adds the errors of eager and backend to those of the draws before, by name of the tensor.
+
+    neighbours: how many problems that hardly differ the eager form is run on besides.
+    """
     generator = torch.Generator().manual_seed(seed)
     dtype = problem.image.dtype
     batch, _, height, width = problem.image.shape
     shapes = (problem.image.shape, (batch, problem.words.shape[1], height, width))
     grads = [torch.randn(shape, generator=generator).to(problem.image.device, dtype) for shape in shapes]
-    exact = results(problem.to(torch.float64), "eager", attention, grads)
-    for form, errors in (("eager", eager_errors), (backend, fused_errors)):
-        for name, found in results(problem, form, attention, grads).items():
-            assert found.dtype == dtype
-            assert found.shape == exact[name].shape
-            errors.setdefault(name, Errors()).add(found, exact[name])
+
+    def add(problem, forms):
+        exact = results(problem.to(torch.float64), "eager", attention, grads)
+        for form, errors in forms:
+            for name, found in results(problem, form, attention, grads).items():
+                assert found.dtype == dtype
+                assert found.shape == exact[name].shape
+                errors.setdefault(name, Errors()).add(found, exact[name])
+
+    add(problem, [("eager", eager_errors), (backend, fused_errors)])
+    for neighbour in range(neighbours):
+        add(nearby(problem, neighbour), [("eager", eager_errors)])
 
 
-def assert_accurate(make_problem, *shape, dtype, variants, backend, draws=DRAWS):
+def assert_accurate(make_problem, *shape, dtype, variants, backend, draws=DRAWS, neighbours=0):
     """A backend against the eager one in the same dtype, over some draws of every variant.
 
-    A variant is settings of the problem. Half of the draws ask for the attention and its gradient too.
+    A variant is settings of the problem. Half of the draws ask for the attention and its gradient too. Where a draw of
+    the backend takes long, neighbours stand for more draws of the eager form: one draw alone may be lucky.
     """
     eager_errors, fused_errors = {}, {}
     for seed, (settings, _) in enumerate(product(variants, range(draws))):
         problem = make_problem(*shape, dtype=dtype, seed=seed, **settings)
-        measure(problem, backend, (seed + seed // 2) % 2 == 1, seed, eager_errors, fused_errors)
+        attention = (seed + seed // 2) % 2 == 1
+        measure(problem, backend, attention, seed, eager_errors, fused_errors, neighbours)
     failures = []
     for name, eager in eager_errors.items():
         floor = torch.finfo(dtype).eps * eager.largest_value

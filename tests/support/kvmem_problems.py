@@ -131,6 +131,17 @@ def make_problem(
     return Problem(image, words, slot_mask, weights, options).to(dtype)
 
 
+# Images that are not dense, or not where vectors are loaded from.
+LAYOUTS = {
+    "transposed": lambda x: x.mT.contiguous().mT,
+    "every second column": lambda x: x.repeat_interleave(2, 3)[..., ::2],
+    "some of the channels": lambda x: torch.cat((x, x), 1)[:, : x.shape[1]],
+    "expanded over the batch": lambda x: x[:1].expand_as(x),
+    "channels outermost": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+    "not aligned to 16 bytes": lambda x: torch.cat((x.new_zeros(1), x.flatten()))[1:].view_as(x),
+}
+
+
 class CalledOperators(TorchDispatchMode):
     """Records the operators that run inside it, forward and backward, by qualified name, and their last arguments."""
 

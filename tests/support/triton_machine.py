@@ -37,6 +37,7 @@ CASES = {
     "the paper's": ((32, 64, (128, 128), 18, 256, 128), {}),
     "general": ((32, 100, (128, 128), 40, 256, 128), {}),
     "vector gates": ((32, 64, (128, 128), 18, 256, 128), VECTOR_GATES),
+    "large": ((8, 320, (64, 64), 77, 256, 128), VECTOR_GATES),
 }
 DTYPES = ("float32", "bfloat16", "float16")
 # Compiling takes seconds a kernel: one of the 16-bit types does for the others.
@@ -57,9 +58,10 @@ class Launch:
 
     @property
     def spills(self) -> int:
-        """Bytes of a thread's stack and local memory (NVIDIA), or registers that were spilled (AMD)."""
+        """Bytes of a thread's stack and local memory (NVIDIA), or its registers that were spilled to memory (AMD)."""
         if self._is_amd:
-            return sum(map(int, re.findall(r"\.[sv]gpr_spill_count:\s+(\d+)", self.instructions)))
+            # Spilled scalar registers stay on the chip, in lanes of vector registers.
+            return int(re.search(r"\.vgpr_spill_count:\s+(\d+)", self.instructions)[1])
         return sum(int(re.search(rf"{what}:(\d+)", self._usage)[1]) for what in ("STACK", "LOCAL"))
 
     @property

@@ -19,12 +19,11 @@ SHAPES = {
     "T=1": ("tuned", (2, 16, (4, 6), 1, 8, 16)),
     "C=13": ("tuned", (2, 13, (6, 5), 7, 9, 11)),
     "T=32": ("tuned", (1, 64, (5, 8), 32, 12, 16)),
-    "T=33": ("tuned", (2, 24, (5, 8), 33, 12, 16)),
-    "T=64": ("tuned", (1, 16, (5, 7), 64, 8, 16)),
-    "B=1, C=64, two chunks": ("tuned", (1, 64, (9, 16), 18, 16, 32)),
-    "T=65": ("general", (1, 16, (5, 7), 65, 8, 16)),
-    "T=128": ("general", (2, 32, (7, 9), 128, 8, 16)),
-    "C=65": ("general", (2, 65, (5, 7), 6, 12, 16)),
+    "C=64, two chunks": ("tuned", (1, 64, (9, 16), 18, 16, 32)),
+    "T=33": ("general", (2, 24, (5, 8), 33, 12, 16)),
+    "T=64": ("general", (1, 16, (5, 7), 64, 8, 16)),
+    "T=128": ("general", (1, 32, (7, 9), 128, 8, 16)),
+    "C=65": ("general", (1, 65, (5, 7), 6, 12, 16)),
     "C=200": ("general", (1, 200, (3, 5), 40, 8, 16)),
 }
 MASKS_AND_FORMATS = [
@@ -45,9 +44,14 @@ WIDTHS = [
     for write in ("scalar", "vector")
     for response in ("scalar", "vector")
 ]
-# In float32 a single draw may hold one large error of either form, where two scores are close.
-DRAWS = {torch.float32: 2, torch.bfloat16: 1, torch.float16: 1}
+# How many of the variants a test takes, one draw of each.
 VARIANTS = {torch.float32: 3, torch.bfloat16: 3, torch.float16: 2}
+NEIGHBOURS = 3
+
+
+def branch_for(branch, dtype, response_gate_width):
+    """Vector gates of float32 are never tuned."""
+    return "general" if dtype == torch.float32 and response_gate_width == "vector" else branch
 
 
 def some(variants, first, dtype):
@@ -60,7 +64,7 @@ def check(with_branch):
     """A function that asserts that a branch is accurate on problems of a shape."""
 
     def run(branch, shape, dtype, variants):
-        settings = {"dtype": dtype, "variants": variants, "draws": DRAWS[dtype]}
+        settings = {"dtype": dtype, "variants": variants, "draws": 1, "neighbours": NEIGHBOURS}
         assert_accurate(make_smooth_problem, *shape, **settings, backend=with_branch(branch))
 
     return run
@@ -75,13 +79,14 @@ def test_shapes_over_masks_and_formats(check, name, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("widths", WIDTHS, ids=lambda widths: "-".join(widths.values()))
-@pytest.mark.parametrize("branch, slots", [("tuned", 6), ("general", 70)])
+@pytest.mark.parametrize("branch, slots", [("tuned", 6), ("general", 40)])
 def test_options(check, branch, slots, widths, dtype):
     """Every pair of two options' values, for all widths of the gates."""
     variants = [
         {**options, **widths, "mask": mask, "channels_last": mask == "none"}
         for options, mask in zip(OPTIONS, ("partial", "none", "one image masked", "none"), strict=True)
     ]
+    branch = branch_for(branch, dtype, widths["response_gate_width"])
     check(branch, (2, 16, (4, 8), slots, 12, 32), dtype, some(variants, WIDTHS.index(widths), dtype))
 
 
@@ -91,15 +96,16 @@ def test_vector_gates_of_many_channels(check, branch, channels, dtype):
     """One block of channels, or pairs of blocks."""
     widths = {"write_gate_width": "vector", "response_gate_width": "vector"}
     variants = [{"mask": "partial", "channels_last": channels_last, **widths} for channels_last in (False, True)]
-    check(branch, (1, channels, (5, 7), 6, 12, 70), dtype, variants)
+    check(branch_for(branch, dtype, "vector"), (1, channels, (5, 7), 6, 12, 70), dtype, variants)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("branch, slots", [("tuned", 6), ("general", 70)])
+@pytest.mark.parametrize("branch, slots", [("tuned", 6), ("general", 40)])
 def test_chunks_of_several_tiles(check, launches, branch, slots, dtype):
-    """Four images of two chunks of two tiles of 128 positions, the last one not full."""
-    check(branch, (4, 16, (17, 23), slots, 8, 16), dtype, [{"mask": "partial"}])
-    assert {launch.programs for launch in launches if "read" in launch.name} == {4 * 2}
+    """Three images of two chunks of two tiles of 128 positions, the last one not full."""
+    check(branch, (3, 16, (17, 23), slots, 8, 16), dtype, [{"mask": "partial"}])
+    over_positions = ("kv_memory_read", "kv_memory_read_backward", "kv_memory_blocks_backward")
+    assert {launch.programs for launch in launches if launch.name in over_positions} == {3 * 2}
 
 
 def test_float32_as_tensor_cores_compute_it(check, monkeypatch):

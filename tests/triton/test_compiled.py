@@ -18,17 +18,19 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MACHINE = ROOT / "tests" / "support" / "triton_machine.py"
-# What a program may have of shared memory, in bytes.
-SHARED_MEMORY = {"cuda:80": 166912, "cuda:90": 232448, "hip:gfx942": 65536}
+# What a program may have of shared memory, in bytes: what is compiled for 8.0 is also to run on 8.6, 8.9 and 12.0.
+SHARED_MEMORY = {"cuda:80": 101376, "cuda:90": 232448, "hip:gfx942": 65536}
 CASES = {
     "the paper's": ("float32", "bfloat16", "float16"),
     "general": ("float32", "bfloat16"),
     "vector gates": ("float32", "bfloat16"),
+    "large": ("float32", "bfloat16"),
 }
 FORWARD = ["kv_memory_write", "kv_memory_read"]
 GENERAL_FORWARD = ["kv_memory_write", "kv_memory_tables", "kv_memory_response", "kv_memory_read"]
 BACKWARD = ["kv_memory_read_backward", "kv_memory_write_backward", "kv_memory_parameters_backward"]
-# Its products are of float32 tables, and there are none with a scalar gate.
+GENERAL_BACKWARD = ["kv_memory_blocks_backward", "kv_memory_sums_backward", *BACKWARD[1:]]
+# A scalar gate has no products there.
 WITHOUT_PRODUCTS = "kv_memory_response"
 
 
@@ -62,13 +64,13 @@ def compiled(reports: dict[str, Future], target: str) -> list[dict]:
     return reports[target].result()
 
 
-def test_every_kernel_is_compiled_in_every_type(compiled: list[dict]) -> None:
+def test_every_kernel_is_compiled_in_every_type(compiled: list[dict], target: str) -> None:
     """At the paper's shape, two launches forward and three backward."""
     for case, dtypes in CASES.items():
-        forward = GENERAL_FORWARD if case == "general" else FORWARD
         for dtype in dtypes:
             names = [one["name"] for one in compiled if one["case"] == case and one["dtype"] == dtype]
-            assert names == forward + BACKWARD, (case, dtype)
+            tuned = case == "the paper's" or (case == "vector gates" and target == "cuda:90" and dtype != "float32")
+            assert names == (FORWARD + BACKWARD if tuned else GENERAL_FORWARD + GENERAL_BACKWARD), (case, dtype)
 
 
 def test_no_program_asks_for_more_shared_memory_than_there_is(compiled: list[dict], target: str) -> None:

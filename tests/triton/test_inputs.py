@@ -3,19 +3,12 @@
 import pytest
 import torch
 from kvmem_checks import poisoned_memory
-from kvmem_problems import bits, make_problem
+from kvmem_problems import LAYOUTS, bits, make_problem
 
 pytestmark = pytest.mark.usefixtures("interpreter")
 
 # Batch, channels, (height, width), slots, word channels, memory channels.
 SIZES = {"tuned": (2, 16, (4, 8), 6, 12, 32), "general": (2, 16, (4, 8), 70, 12, 32)}
-LAYOUTS = {
-    "transposed": lambda x: x.mT.contiguous().mT,
-    "every second column": lambda x: x.repeat_interleave(2, 3)[..., ::2],
-    "some of the channels": lambda x: torch.cat((x, x), 1)[:, : x.shape[1]],
-    "expanded over the batch": lambda x: x[:1].expand_as(x),
-    "not aligned to 16 bytes": lambda x: torch.cat((x.new_zeros(1), x.flatten()))[1:].view_as(x),
-}
 
 
 @pytest.fixture(params=SIZES)

@@ -7,7 +7,7 @@ from kvmem_problems import make_problem
 
 pytestmark = pytest.mark.usefixtures("interpreter")
 
-TUNABLE = ("kv_memory_read", "kv_memory_read_backward")
+TUNABLE = ("kv_memory_read", "kv_memory_read_backward", "kv_memory_blocks_backward", "kv_memory_sums_backward")
 KERNELS = (*TUNABLE, "kv_memory_write", "kv_memory_tables", "kv_memory_response", "kv_memory_write_backward")
 
 
@@ -23,26 +23,31 @@ def layers():
             yield call.sizes, call.layer
 
 
-def test_autotuning_tries_some_tiles_for_every_layer_and_none_larger_than_the_image_asks_for():
-    from kvmem.triton.tiles import CONFIGURATIONS, prune
+def test_autotuning_tries_the_fixed_tiles_and_some_others_none_larger_than_the_image_asks_for():
+    from kvmem.triton.chips import fixed_tiles
+    from kvmem.triton.tiles import candidates
 
     for sizes, layer in layers():
-        kept = prune(CONFIGURATIONS, {"sizes": sizes, "L": layer})
-        assert 1 <= len(kept) <= len(CONFIGURATIONS), layer
-        assert all(found.kwargs["BLOCK_N"] <= max(32, 2 * sizes.N) for found in kept), (sizes, kept)
-        # A chunk is whole tiles.
-        assert all(sizes.span % found.kwargs["BLOCK_N"] == 0 for found in kept), (sizes, kept)
+        for kernel in TUNABLE:
+            found = candidates(kernel, layer, sizes.N)
+            assert found[0] == fixed_tiles(kernel, layer)
+            assert len(found) == len(set(found)) <= 7, (layer, found)
+            assert all(tiles.positions <= max(32, 2 * sizes.N) for tiles in found[1:]), (sizes, found)
+            # A chunk is whole tiles.
+            assert all(sizes.span % tiles.positions == 0 for tiles in found), (sizes, found)
 
 
 def test_fixed_tiles_are_the_same_whenever_they_are_asked_for():
-    from kvmem.triton.tiles import fixed_tiles
+    from kvmem.triton.arguments import Chip
+    from kvmem.triton.chips import fixed_tiles
 
     for sizes, layer in layers():
-        for kernel in KERNELS:
-            tiles = fixed_tiles(kernel, layer)
-            assert tiles == fixed_tiles(kernel, layer)
-            assert tiles["num_warps"] in (1, 2, 4, 8, 16)
-            assert sizes.span % tiles.get("BLOCK_N", 1) == 0, (sizes, tiles)
+        for kernel, chip in product(KERNELS, Chip):
+            tiles = fixed_tiles(kernel, layer._replace(CHIP=chip))
+            assert tiles == fixed_tiles(kernel, layer._replace(CHIP=chip))
+            assert tiles.warps in (1, 2, 4, 8)
+            assert tiles.positions is None or sizes.span % tiles.positions == 0, (sizes, tiles)
+            assert ("BLOCK_N" in tiles.settings()) == (tiles.positions is not None)
 
 
 @pytest.mark.parametrize("asked", [None, "0", "1"])

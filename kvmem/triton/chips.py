@@ -41,8 +41,8 @@ def chip() -> Chip:
 def fixed_tiles(name: str, layer: Layer) -> Tiles:
     """The tiles of a kernel where nothing is tuned."""
     if name in ("kv_memory_write", "kv_memory_parameters_backward"):
-        vectors = layer.DTYPE == tl.float32 and layer.G != 1
-        return Tiles(128, 8 if vectors else 4)
+        many = layer.DTYPE == tl.float32 and (layer.G != 1 or layer.CHIP == Chip.NVIDIA)
+        return Tiles(128, 8 if many else 4)
     if name not in PIXEL_KERNELS:
         return Tiles(None, 8)
     of_chip = {Chip.HOPPER: (_hopper32, _hopper16), Chip.NVIDIA: (_nvidia32, _nvidia16), Chip.AMD: (_amd32, _amd16)}

@@ -101,6 +101,8 @@ def _nvidia32(name: str, layer: Layer) -> Tiles:
 def _amd16(name: str, layer: Layer) -> Tiles:
     if name == BLOCKS and layer.R != 1:
         return Tiles(32 if layer.BLOCK_T <= 64 else 16, 4, 1)
+    if name == BLOCKS and layer.BLOCK_T > 64:
+        return Tiles(64, 4, 1)
     if name == "kv_memory_read_backward" and not layer.GATE_IS_KEY:
         return Tiles(32, 4, 1)
     return Tiles(64, 4)

@@ -3,6 +3,7 @@
 from itertools import product
 
 import pytest
+import torch
 from kvmem_problems import make_problem
 
 pytestmark = pytest.mark.usefixtures("interpreter")
@@ -15,10 +16,11 @@ def layers():
     """Of all kinds, with the sizes of a call."""
     from kvmem.triton import launch
 
-    for channels, slots, width in product((13, 64, 512), (1, 18, 128), ("scalar", "vector")):
+    dtypes = (torch.float32, torch.bfloat16)
+    for channels, slots, width, dtype in product((13, 64, 512), (1, 18, 40, 128), ("scalar", "vector"), dtypes):
         for size in ((1, 1), (5, 7), (64, 64)):
-            gates = {"write_gate_width": width, "response_gate_width": width}
-            image, words, mask, *others = make_problem(1, channels, size, slots, 4, 8, **gates).operator_arguments()
+            settings = {"write_gate_width": width, "response_gate_width": width, "dtype": dtype}
+            image, words, mask, *others = make_problem(1, channels, size, slots, 4, 8, **settings).operator_arguments()
             call = launch.prepare(image, words, mask, tuple(others[:12]), False, True)
             yield call.sizes, call.layer
 

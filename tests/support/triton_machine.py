@@ -1,11 +1,13 @@
 """A GPU that is only pretended: Triton's own launch path compiles for it, and what would run is recorded instead.
 
-`python triton_machine.py TARGET` compiles the layer's kernels for one of TARGETS and prints what that gave, as JSON.
+`python triton_machine.py TARGET` compiles the layer's kernels for one of TARGETS and prints what that gave, as JSON;
+`python triton_machine.py TARGET tune` tunes a forward pass twice, and prints what was timed and what was launched.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -21,6 +23,7 @@ import torch
 import triton
 from kvmem_problems import Problem, make_problem
 from triton.backends.compiler import GPUTarget
+from triton.runtime.autotuner import Autotuner
 from triton.runtime.jit import JITFunction
 
 from kvmem.triton import launch
@@ -183,5 +186,32 @@ def report(name: str) -> list[dict[str, str | int]]:
     return found
 
 
+def tune(name: str) -> dict[str, list]:
+    """Of two forward passes with KVMEM_TRITON_AUTOTUNE=1: the tiles that were timed, and those that were launched.
+
+    The time is made up: the smallest tile wins.
+    """
+    timed, launched = [], []
+
+    def bench(tuner: Autotuner, *arguments: object, config: triton.Config, **settings: object) -> list[float]:
+        timed.append(config.kwargs["BLOCK_N"])
+        return [float(config.kwargs["BLOCK_N"] * config.num_warps)]
+
+    def recorded(kernel: JITFunction, *arguments: object, grid: tuple[int, ...], **settings: object) -> None:
+        if kernel.fn.__name__ == "kv_memory_read":
+            launched.append((settings["BLOCK_N"], settings["num_warps"]))
+
+    arguments = make_problem(2, 16, (16, 16), 5, 8, 8, dtype=torch.float16).operator_arguments()
+    with (
+        pretended_gpu(name),
+        mock.patch.dict(os.environ, KVMEM_TRITON_AUTOTUNE="1"),
+        mock.patch.object(Autotuner, "_bench", bench),
+        mock.patch.object(JITFunction, "run", recorded),
+    ):
+        for _ in range(2):
+            launch.forward(*arguments)
+    return {"timed": timed, "launched": launched}
+
+
 if __name__ == "__main__":
-    print(json.dumps(report(sys.argv[1])))
+    print(json.dumps((tune if sys.argv[2:] == ["tune"] else report)(sys.argv[1])))

@@ -34,12 +34,12 @@ GENERAL_BACKWARD = ["kv_memory_blocks_backward", "kv_memory_sums_backward", *BAC
 WITHOUT_PRODUCTS = "kv_memory_response"
 
 
-def compile_for(target: str) -> list[dict]:
-    """A report of every launch, from a process of its own: this one's kernels belong to the interpreter."""
+def pretend(target: str, *arguments: str) -> list[dict] | dict:
+    """What tests/support/triton_machine.py prints, from a process of its own: this one's kernels are interpreted."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     # Kept between runs, and compiled anew in a fresh clone.
     environment = {"PYTHONPATH": path, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(ROOT / "build" / "triton")}
-    command = [sys.executable, str(MACHINE), target]
+    command = [sys.executable, str(MACHINE), target, *arguments]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"compiling for {target} failed:\n{done.stderr}"
     return json.loads(done.stdout)
@@ -50,7 +50,7 @@ def reports() -> Iterator[dict[str, Future]]:
     """Of every target; two are compiled at a time."""
     pytest.importorskip("triton", reason="triton isn't installed")
     pool = ThreadPoolExecutor(2)
-    yield {target: pool.submit(compile_for, target) for target in SHARED_MEMORY}
+    yield {target: pool.submit(pretend, target) for target in SHARED_MEMORY}
     pool.shutdown(cancel_futures=True)
 
 
@@ -89,6 +89,15 @@ def test_products_of_16_bit_types_run_on_matrix_units(compiled: list[dict]) -> N
     slow = [one for one in kernels if not one["matrix_instructions"]]
     assert kernels
     assert not slow, describe(slow)
+
+
+def test_tuning_times_some_tiles_once_and_launches_the_fastest() -> None:
+    """The machine's times are made up, but for them it is Triton's own tuner."""
+    pytest.importorskip("triton", reason="triton isn't installed")
+    found = pretend("cuda:90", "tune")
+    assert 2 <= len(found["timed"]) <= 7
+    fastest = [min(found["timed"]), 4]
+    assert found["launched"] == [fastest, fastest]
 
 
 def describe(launches: list[dict]) -> str:

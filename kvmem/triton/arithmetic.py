@@ -115,6 +115,12 @@ def load_matrix(matrix, i, j, rows, columns, stride_i, stride_j):
 
 
 @triton.jit
+def locate(chunk, sizes):
+    """Image and first position of a chunk, which are numbered image by image."""
+    return (chunk // sizes.chunks).to(tl.int64), (chunk % sizes.chunks).to(tl.int64) * sizes.span
+
+
+@triton.jit
 def pixels(start, c, sizes, L: tl.constexpr, BLOCK_N: tl.constexpr):
     """Where the positions from start on and the channels c lie in an image: offsets (positions, channels), inside."""
     n = tl.arange(0, BLOCK_N)

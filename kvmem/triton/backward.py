@@ -14,6 +14,7 @@ from kvmem.triton.arithmetic import (
     load_pixels,
     load_slots,
     load_vector,
+    locate,
     product,
     rounded,
     sigmoid,
@@ -79,8 +80,7 @@ def kv_memory_read_backward(
     """dh but for the mean's part, and the sums over positions: a program for every chunk of an image."""
     T = sizes.T
     chunk = tl.program_id(0)
-    b = (chunk // sizes.chunks).to(tl.int64)
-    first = (chunk % sizes.chunks).to(tl.int64) * sizes.span
+    b, first = locate(chunk, sizes)
     image += b * sizes.stride_b
     grad_out += b * sizes.stride_b
     memory += b * memory_size(sizes, L)
@@ -209,8 +209,7 @@ def kv_memory_blocks_backward(
 ):  # fmt: skip
     """dh but for the mean's part, the sums of a scalar dz, and what is in scratch: a program for every chunk."""
     chunk = tl.program_id(0)
-    b = (chunk // sizes.chunks).to(tl.int64)
-    first = (chunk % sizes.chunks).to(tl.int64) * sizes.span
+    b, first = locate(chunk, sizes)
     image += b * sizes.stride_b
     grad_out += b * sizes.stride_b
     memory += b * memory_size(sizes, L)
@@ -255,8 +254,7 @@ def kv_memory_sums_backward(image, grad_out, scratch, sums, sizes, L: tl.constex
     i_blocks: tl.constexpr = 1 if L.R == 1 else c_blocks
     chunk = tl.program_id(0) // (c_blocks * i_blocks)
     c_block, i_block = tl.program_id(0) % c_blocks, tl.program_id(0) // c_blocks % i_blocks
-    b = (chunk // sizes.chunks).to(tl.int64)
-    first = (chunk % sizes.chunks).to(tl.int64) * sizes.span
+    b, first = locate(chunk, sizes)
     c = c_block * L.BLOCK_C + tl.arange(0, L.BLOCK_C)
     i = i_block * L.BLOCK_C + tl.arange(0, L.BLOCK_C)
     dk = tl.full((L.BLOCK_C, L.BLOCK_T), 0, tl.float32)

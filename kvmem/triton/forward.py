@@ -16,6 +16,7 @@ from kvmem.triton.arithmetic import (
     load_pixels,
     load_slots,
     load_vector,
+    locate,
     phi,
     product,
     product32,
@@ -74,8 +75,8 @@ def sum_pixels(program, image, sums, sizes, L: tl.constexpr, BLOCK_N: tl.constex
     c_blocks: tl.constexpr = (L.C + L.BLOCK_C - 1) // L.BLOCK_C
     c = program % c_blocks * L.BLOCK_C + tl.arange(0, L.BLOCK_C)
     chunk = program // c_blocks
-    image += (chunk // sizes.chunks).to(tl.int64) * sizes.stride_b
-    first = (chunk % sizes.chunks).to(tl.int64) * sizes.span
+    b, first = locate(chunk, sizes)
+    image += b * sizes.stride_b
     total = tl.full((BLOCK_N, L.BLOCK_C), 0, tl.float32)
     for start in tl.range(first, tl.minimum(first + sizes.span, sizes.N), BLOCK_N, num_stages=3):
         total += load_pixels(image, start, c, sizes, L, BLOCK_N).to(tl.float32)
@@ -209,19 +210,18 @@ def kv_memory_read(
     The last ones were read last by `kv_memory_write`, and may still be in the cache.
     """
     N, T = sizes.N, sizes.T
-    chunk = tl.program_id(0) % sizes.chunks
-    b = (sizes.B - 1 - tl.program_id(0) // sizes.chunks).to(tl.int64)
+    b, first = locate(tl.program_id(0), sizes)
+    b = sizes.B - 1 - b
     image += b * sizes.stride_b
     out += b * sizes.stride_b
     memory += b * memory_size(sizes, L)
     t = tl.arange(0, L.BLOCK_T)
     slots = load_slots(mask, b, t, T)
     if L.TUNED:
-        k, v, u = tables(weights, sums, memory, mean, b, chunk == 0, sizes, L)
+        k, v, u = tables(weights, sums, memory, mean, b, first == 0, sizes, L)
     else:
         k, v = 0, 0  # read block by block
         u = load_response(memory, tl.full((1,), 0, tl.int32), sizes, L)
-    first = chunk.to(tl.int64) * sizes.span
     for start in range(first, tl.minimum(first + sizes.span, N), BLOCK_N):
         h = load_pixels(image, start, tl.arange(0, L.BLOCK_C), sizes, L, BLOCK_N)
         alpha, z = addressing(image, h, k, memory, start, slots, weights, sizes, L, BLOCK_N)

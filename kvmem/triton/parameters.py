@@ -12,6 +12,7 @@ from kvmem.triton.arithmetic import (
     load_pixels,
     load_slots,
     load_vector,
+    locate,
     product,
     product32,
     rounded,
@@ -240,8 +241,8 @@ def mean_backward(program, weights, gradients, grad_image, sizes, L: tl.constexp
     c_blocks: tl.constexpr = (L.C + L.BLOCK_C - 1) // L.BLOCK_C
     c = program % c_blocks * L.BLOCK_C + tl.arange(0, L.BLOCK_C)
     chunk = program // c_blocks
-    b = (sizes.B - 1 - chunk // sizes.chunks).to(tl.int64)
-    first = (chunk % sizes.chunks).to(tl.int64) * sizes.span
+    b, first = locate(chunk, sizes)
+    b = sizes.B - 1 - b
     _, of_image, of_gates, _ = written_gradients(gradients, b, sizes, L)
     t = tl.arange(0, L.BLOCK_T)
     dr = tl.full((L.BLOCK_C,), 0, tl.float32)

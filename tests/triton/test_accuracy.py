@@ -100,6 +100,11 @@ def test_vector_gates_of_many_channels(check, branch, channels, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_as_many_channels_and_slots_as_there_may_be(check, dtype):
+    check("general", (1, 512, (3, 5), 128, 8, 16), dtype, [{"mask": "partial"}])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("branch, slots", [("tuned", 6), ("general", 40)])
 def test_chunks_of_several_tiles(check, launches, branch, slots, dtype):
     """Three images of two chunks of two tiles of 128 positions, the last one not full."""

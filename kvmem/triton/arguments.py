@@ -13,8 +13,8 @@ class Chip(Enum):
     """What decides how many registers a product of matrices takes."""
 
     HOPPER = "operands in shared memory, by groups of four warps"
-    NVIDIA = "operands in registers"
-    AMD = "operands in registers, warps of 64, 512 registers"
+    WARPS_OF_32 = "operands in registers, at most 255 of a thread"
+    WARPS_OF_64 = "operands in registers, 512 of a thread where a program has four warps"
 
 
 class Layer(NamedTuple):

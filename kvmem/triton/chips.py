@@ -1,7 +1,7 @@
 """The tiles of each kind of chip: for every kernel the largest that leave its registers in registers.
 
-They were read off what Triton 3.9 compiles for compute capabilities 9.0 and 8.0 and for gfx942: nothing spills on 9.0,
-and little elsewhere. Shared memory stays below what the smallest chip of a kind has, of NVIDIA's 99 KiB.
+They were read off what Triton 3.9 compiles for compute capabilities 9.0 and 8.0 and for gfx942 (docs/performance.md).
+Shared memory stays below what the smallest chip of a kind has, which is 99 KiB of NVIDIA's.
 """
 
 from __future__ import annotations
@@ -28,25 +28,32 @@ class Tiles(NamedTuple):
         return {**block, "num_warps": self.warps, "num_stages": self.stages}
 
 
-def chip() -> Chip:
-    """The current device's. The interpreter has no registers: it runs what Hopper does."""
+def chip_and_precision() -> tuple[Chip, str]:
+    """Of the current device, and of products of float32 matrices there: NVIDIA's matrix units take them in three parts.
+
+    The interpreter has no registers: it runs what Hopper does.
+    """
     if INTERPRETED.value:
-        return Chip.HOPPER
+        return Chip.HOPPER, "ieee"
     target = triton.runtime.driver.active.get_current_target()
     if target.backend == "hip":
-        return Chip.AMD
-    return Chip.HOPPER if target.arch // 10 == 9 else Chip.NVIDIA
+        return Chip.WARPS_OF_64 if target.warp_size == 64 else Chip.WARPS_OF_32, "ieee"
+    return Chip.HOPPER if target.arch // 10 == 9 else Chip.WARPS_OF_32, "tf32x3"
 
 
 def fixed_tiles(name: str, layer: Layer) -> Tiles:
     """The tiles of a kernel where nothing is tuned."""
     if name in ("kv_memory_write", "kv_memory_parameters_backward"):
-        many = layer.DTYPE == tl.float32 and (layer.G != 1 or layer.CHIP == Chip.NVIDIA)
+        many = layer.DTYPE == tl.float32 and (layer.G != 1 or layer.CHIP == Chip.WARPS_OF_32)
         return Tiles(128, 8 if many else 4)
     if name not in PIXEL_KERNELS:
         return Tiles(None, 8)
-    of_chip = {Chip.HOPPER: (_hopper32, _hopper16), Chip.NVIDIA: (_nvidia32, _nvidia16), Chip.AMD: (_amd32, _amd16)}
-    return of_chip[layer.CHIP][layer.DTYPE != tl.float32](name, layer)
+    rules = {
+        Chip.HOPPER: (_hopper16, _hopper32),
+        Chip.WARPS_OF_32: (_warps_of_32_16, _warps_of_32_32),
+        Chip.WARPS_OF_64: (_warps_of_64_16, _warps_of_64_32),
+    }
+    return rules[layer.CHIP][layer.DTYPE == tl.float32](name, layer)
 
 
 READ, BLOCKS, SUMS = "kv_memory_read", "kv_memory_blocks_backward", "kv_memory_sums_backward"
@@ -79,7 +86,7 @@ def _hopper32(name: str, layer: Layer) -> Tiles:
     return Tiles(16, 4) if layer.BLOCK_C == 64 else Tiles(32, 8, 1)
 
 
-def _nvidia16(name: str, layer: Layer) -> Tiles:
+def _warps_of_32_16(name: str, layer: Layer) -> Tiles:
     scalar, slots = layer.R == 1, layer.BLOCK_T
     if name == READ:
         return Tiles(128, 8) if scalar and slots <= 64 else Tiles(64, 8, 1)
@@ -92,13 +99,13 @@ def _nvidia16(name: str, layer: Layer) -> Tiles:
     return Tiles(64, 8) if layer.GATE_IS_KEY else Tiles(32, 8, 1)
 
 
-def _nvidia32(name: str, layer: Layer) -> Tiles:
-    if name == READ:
+def _warps_of_32_32(name: str, layer: Layer) -> Tiles:
+    if name == READ and (layer.R == 1 or layer.BLOCK_T <= 64):
         return Tiles(64 if layer.TUNED else 32, 8, 1)
     return Tiles(16, 8, 1)
 
 
-def _amd16(name: str, layer: Layer) -> Tiles:
+def _warps_of_64_16(name: str, layer: Layer) -> Tiles:
     if name == BLOCKS and layer.R != 1:
         return Tiles(32 if layer.BLOCK_T <= 64 else 16, 4, 1)
     if name == BLOCKS and layer.BLOCK_T > 64:
@@ -108,7 +115,9 @@ def _amd16(name: str, layer: Layer) -> Tiles:
     return Tiles(64, 4)
 
 
-def _amd32(name: str, layer: Layer) -> Tiles:
+def _warps_of_64_32(name: str, layer: Layer) -> Tiles:
+    if name == READ and layer.R != 1 and layer.BLOCK_T > 64:
+        return Tiles(32, 4, 1)
     if name in (READ, SUMS):
         return Tiles(64, 8, 1)
     return Tiles(32 if layer.R == 1 else 16, 4, 1)

@@ -14,7 +14,7 @@ from kvmem.checks import check_tensors, gpu_limit
 from kvmem.ops import kept_memory
 from kvmem.triton.arguments import Layer, Programs, Scratch, Sizes, Weights
 from kvmem.triton.backward import kv_memory_blocks_backward, kv_memory_read_backward, kv_memory_sums_backward
-from kvmem.triton.chips import chip
+from kvmem.triton.chips import chip_and_precision
 from kvmem.triton.forward import kv_memory_read, kv_memory_response, kv_memory_tables, kv_memory_write
 from kvmem.triton.parameters import BLOCK, kv_memory_parameters_backward, kv_memory_write_backward
 from kvmem.triton.status import interpreted
@@ -54,9 +54,10 @@ def prepare(
     chunks, span = cut_image(B, N, multiprocessors(image.device))
     sizes = Sizes(B, C, N, T, D, chunks, span, C * N, C if channels_last else 1, 1 if channels_last else N)
     packed = Weights(*(weight.contiguous() for weight in weights))
+    chip, precision = chip_and_precision()
     layer = make_layer(
         C, packed.write_word.shape[0], packed.gate_word.shape[0], packed.response_gate.shape[0], T, chunks,
-        linear_write_gate=linear_write_gate, relu=relu, dtype=DTYPES[image.dtype], chip=chip(),
+        linear_write_gate=linear_write_gate, relu=relu, dtype=DTYPES[image.dtype], chip=chip, precision=precision,
     )  # fmt: skip
     mask = None if mask is None else mask.contiguous().view(torch.uint8)
     return Call(image, words.contiguous(), mask, packed, sizes, layer)
@@ -141,9 +142,9 @@ def count_programs(grad_words: Tensor | None, grads: Weights, mean: bool, sizes:
 
 def read_backward(
     call: Call, memory: Tensor, grad_out: Tensor, grad_attention: Tensor | None, grad_image: Tensor | None,
-    sums: Tensor | None,
+    sums: Tensor, needs_sums: bool,
 ) -> None:  # fmt: skip
-    """dh but for the mean's part, and the sums over positions where they are needed."""
+    """dh but for the mean's part, and the sums over positions."""
     image, weights, sizes, layer = call.image, call.weights, call.sizes, call.layer
     arguments = (image, call.mask, weights, memory, grad_out, grad_attention, grad_image, sums)
     programs = sizes.B * sizes.chunks
@@ -159,10 +160,11 @@ def read_backward(
     layer = backward_layer(layer)
     blocks = triton.cdiv(layer.C, layer.BLOCK_C)
     launch(kv_memory_blocks_backward, programs, *arguments, scratch, sizes, layer, tunable=True)
-    launch(
-        kv_memory_sums_backward, programs * blocks * (1 if layer.R == 1 else blocks),
-        image, grad_out, scratch, sums, sizes, layer, tunable=True,
-    )  # fmt: skip
+    if needs_sums:
+        launch(
+            kv_memory_sums_backward, programs * blocks * (1 if layer.R == 1 else blocks),
+            image, grad_out, scratch, sums, sizes, layer, tunable=True,
+        )  # fmt: skip
 
 
 def backward(
@@ -192,7 +194,7 @@ def backward(
     gradients = torch.empty((sizes.B, of_chunk + (2 * M + G) * T + M), **numbers)
     programs = count_programs(grad_words, grad_weights, grad_image is not None and not detach_mean, sizes, layer)
     with on(image):
-        read_backward(call, memory, grad_out, grad_attention, grad_image, sums)
+        read_backward(call, memory, grad_out, grad_attention, grad_image, sums, sum(programs) > 0)
         if sum(programs):
             launch(kv_memory_write_backward, sizes.B, call.weights, memory, sums, gradients, sizes, layer)
         launch(

@@ -11,7 +11,6 @@ import triton.language as tl
 from triton.runtime.jit import KernelInterface
 
 from kvmem.triton.arguments import Layer
-from kvmem.triton.arithmetic import INTERPRETED
 from kvmem.triton.chips import Chip, Tiles, fixed_tiles
 
 POSITIONS = 128  # an image's chunks are multiples of it, and it is one of every BLOCK_N
@@ -42,7 +41,7 @@ def cut_image(batch: int, positions: int, multiprocessors: int) -> tuple[int, in
 
 def make_layer(
     channels: int, memory_channels: int, write_gates: int, response_gates: int, slots: int, chunks: int,
-    *, linear_write_gate: bool, relu: bool, dtype: tl.dtype, chip: Chip,
+    *, linear_write_gate: bool, relu: bool, dtype: tl.dtype, chip: Chip, precision: str,
 ) -> Layer:  # fmt: skip
     """What the kernels are compiled for: the smallest blocks that hold the slots, and up to BLOCK channels."""
     block_t = triton.next_power_of_2(max(16, slots))
@@ -58,7 +57,7 @@ def make_layer(
         RELU=relu,
         DTYPE=dtype,
         CHIP=chip,
-        PRECISION=precision(chip),
+        PRECISION=precision,
         TUNED=channels <= BLOCK and block_t <= TUNED_SLOTS and gates_are_tuned,
         CHUNKS=triton.next_power_of_2(chunks),
         GATE_IS_KEY=response_gates == 1 and slots < block_t,
@@ -75,11 +74,6 @@ def backward_layer(layer: Layer) -> Layer:
         return layer
     # Few slots are fewer columns than eight warps share out: what they multiply, each of them holds.
     return layer._replace(BLOCK_C=min(layer.BLOCK_C, {16: 32, 128: 16}.get(layer.BLOCK_T, BLOCK)))
-
-
-def precision(chip: Chip) -> str:
-    """That of products of float32 matrices: AMD's matrix units take them as they are, NVIDIA's in three parts."""
-    return "ieee" if chip == Chip.AMD or INTERPRETED.value else "tf32x3"
 
 
 def autotunes() -> bool:

@@ -8,7 +8,7 @@ from kvmem_problems import CalledOperators, SavedTensors, make_problem
 pytestmark = pytest.mark.usefixtures("interpreter")
 
 # Batch, channels, (height, width), slots, word channels, memory channels.
-SIZES = {"tuned": (1, 16, (3, 4), 5, 8, 8), "general": (1, 16, (3, 4), 70, 8, 8)}
+SIZES = {"tuned": (1, 16, (3, 4), 5, 8, 8), "general": (1, 16, (3, 4), 40, 8, 8)}
 
 
 @pytest.fixture(params=SIZES)
@@ -16,8 +16,21 @@ def sizes(request):
     return SIZES[request.param]
 
 
-def test_a_gradient_that_is_not_needed_comes_back_empty_and_the_others_do_not_change():
-    assert_only_needed_gradients(make_problem(*SIZES["tuned"], mask="partial"), True, "kvmem_triton")
+@pytest.mark.parametrize("detach_mean", [False, True])
+def test_a_gradient_that_is_not_needed_comes_back_empty_and_the_others_do_not_change(sizes, detach_mean):
+    problem = make_problem(*sizes, mask="partial", detach_mean=detach_mean)
+    assert_only_needed_gradients(problem, not detach_mean, "kvmem_triton")
+
+
+def test_only_what_the_image_needs_is_launched_where_nothing_else_is_needed(launches):
+    """The gradient of the image alone, without the mean's part: one pass over the positions."""
+    for sizes, name in zip(SIZES.values(), ("kv_memory_read_backward", "kv_memory_blocks_backward"), strict=True):
+        problem = make_problem(*sizes, detach_mean=True)
+        problem.image.requires_grad_()
+        out = problem.run("triton").sum()
+        launches.clear()
+        torch.autograd.grad(out, problem.image)
+        assert [launch.name for launch in launches if launch.programs] == [name]
 
 
 @pytest.mark.parametrize("used", ["out", "attention"])

@@ -8,7 +8,7 @@ from kvmem_problems import LAYOUTS, bits, make_problem
 pytestmark = pytest.mark.usefixtures("interpreter")
 
 # Batch, channels, (height, width), slots, word channels, memory channels.
-SIZES = {"tuned": (2, 16, (4, 8), 6, 12, 32), "general": (2, 16, (4, 8), 70, 12, 32)}
+SIZES = {"tuned": (2, 16, (4, 8), 6, 12, 32), "general": (2, 16, (4, 8), 40, 12, 32)}
 
 
 @pytest.fixture(params=SIZES)

@@ -54,7 +54,8 @@ def prepare(
     chunks, span = cut_image(B, N, multiprocessors(image.device))
     sizes = Sizes(B, C, N, T, D, chunks, span, C * N, C if channels_last else 1, 1 if channels_last else N)
     packed = Weights(*(weight.contiguous() for weight in weights))
-    chip, precision = chip_and_precision()
+    with on(image):
+        chip, precision = chip_and_precision()
     layer = make_layer(
         C, packed.write_word.shape[0], packed.gate_word.shape[0], packed.response_gate.shape[0], T, chunks,
         linear_write_gate=linear_write_gate, relu=relu, dtype=DTYPES[image.dtype], chip=chip, precision=precision,

@@ -14,6 +14,9 @@ import triton.language as tl
 from kvmem.triton.arguments import Chip, Layer
 from kvmem.triton.arithmetic import INTERPRETED
 
+READ, READ_BACKWARD = "kv_memory_read", "kv_memory_read_backward"
+BLOCKS, SUMS = "kv_memory_blocks_backward", "kv_memory_sums_backward"
+
 
 class Tiles(NamedTuple):
     """Positions at once (None in a kernel that has none), warps, and stages of its pipelines."""
@@ -46,7 +49,7 @@ def fixed_tiles(name: str, layer: Layer) -> Tiles:
     if name in ("kv_memory_write", "kv_memory_parameters_backward"):
         many = layer.DTYPE == tl.float32 and (layer.G != 1 or layer.CHIP == Chip.WARPS_OF_32)
         return Tiles(128, 8 if many else 4)
-    if name not in PIXEL_KERNELS:
+    if name not in (READ, READ_BACKWARD, BLOCKS, SUMS):
         return Tiles(None, 8)
     rules = {
         Chip.HOPPER: (_hopper16, _hopper32),
@@ -54,10 +57,6 @@ def fixed_tiles(name: str, layer: Layer) -> Tiles:
         Chip.WARPS_OF_64: (_warps_of_64_16, _warps_of_64_32),
     }
     return rules[layer.CHIP][layer.DTYPE == tl.float32](name, layer)
-
-
-READ, BLOCKS, SUMS = "kv_memory_read", "kv_memory_blocks_backward", "kv_memory_sums_backward"
-PIXEL_KERNELS = (READ, "kv_memory_read_backward", BLOCKS, SUMS)
 
 
 def _hopper16(name: str, layer: Layer) -> Tiles:
@@ -110,7 +109,7 @@ def _warps_of_64_16(name: str, layer: Layer) -> Tiles:
         return Tiles(32 if layer.BLOCK_T <= 64 else 16, 4, 1)
     if name == BLOCKS and layer.BLOCK_T > 64:
         return Tiles(64, 4, 1)
-    if name == "kv_memory_read_backward" and not layer.GATE_IS_KEY:
+    if name == READ_BACKWARD and not layer.GATE_IS_KEY:
         return Tiles(32, 4, 1)
     return Tiles(64, 4)
 

@@ -15,9 +15,11 @@ from typing import TypeVar
 
 import tyro
 
-from kvmgan.config import flatten
+from kvmgan.config import Options, flatten
+from kvmgan.config_file import load_options
 from kvmgan.errors import UserError
-from kvmgan.training.interruption import Interrupted
+from kvmgan.presets import preset_options
+from kvmgan.runs.interruption import Interrupted
 
 Command = TypeVar("Command")
 
@@ -58,6 +60,20 @@ def peek(arguments: Sequence[str], option: str) -> str | None:
         if word.startswith(f"{option}="):
             return word.removeprefix(f"{option}=")
     return None
+
+
+def starting_options(arguments: Sequence[str]) -> Options:
+    """The options that ``--config`` or ``--preset`` among the words gives, from which all others start.
+
+    Raises:
+        UserError: if both are there, or the file or the preset doesn't exist.
+    """
+    config, preset = peek(arguments, "--config"), peek(arguments, "--preset")
+    if config is None:
+        return preset_options(preset or "birds-tiny")
+    if preset is not None:
+        raise UserError("--preset can't be given with --config: the file names every setting")
+    return load_options(Path(config), "--config names a config.yaml or what --dry-run printed")
 
 
 def default_cache_dir() -> Path:

@@ -1,15 +1,13 @@
-"""The settings of a run: typed groups, their checks, and the YAML form kept in every run folder."""
+"""The settings of a run: typed groups, each setting with its bounds and unit, and what must hold between settings."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-
+from kvmgan.bounds import Bound, Count, CountOrZero, Fraction, Positive, PositiveOrZero, Seed, check_bounds
 from kvmgan.data.procedural.archive import BirdsSettings
 from kvmgan.errors import UserError
 
@@ -19,12 +17,13 @@ class DataOptions:
     """The pictures, their captions and the words that are kept."""
 
     name: Literal["birds", "cub", "coco", "folder"] = "birds"
-    """Layout of the data: procedural birds, CUB-200-2011, COCO 2014, or a folder of images with captions."""
+    """Layout of the data: procedural birds (drawn into the cache folder), CUB-200-2011, COCO 2014, or a folder of
+    images with captions. With --data.root and no --data.name the layout is found out from the folder."""
     root: Path | None = None
-    """Folder of the data; birds alone need none (they are drawn into the cache folder)."""
-    max_words: int = 18
-    """Words kept of a caption [words]; a longer one keeps a random sorted subset."""
-    workers: int = 0
+    """Folder of the data; it is only read."""
+    max_words: Count = 18
+    """Words kept of a training caption [words]; a longer one keeps a random sorted subset."""
+    workers: CountOrZero = 0
     """Processes that load batches [processes]; 0 loads in the training process."""
     birds: BirdsSettings = field(default_factory=BirdsSettings)
     """What is drawn when --data.name is birds."""
@@ -52,19 +51,19 @@ class MemoryOptions:
 class ModelOptions:
     """The generator."""
 
-    stages: int = 3
+    stages: Count = 3
     """Pictures of growing size, each twice the one before [stages]."""
-    base_size: int = 64
+    base_size: Annotated[int, Bound(least=16)] = 64
     """Side of the first picture [pixels]: a power of two, 16 or more."""
-    width: int = 64
+    width: Count = 64
     """Image feature channels of the refinement stages [channels]."""
-    noise_dim: int = 100
+    noise_dim: Count = 100
     """Length of the noise vector [numbers]."""
-    condition_dim: int = 100
+    condition_dim: Count = 100
     """Length of the sampled condition [numbers]."""
     refinement: Literal["memory", "attention", "none"] = "memory"
     """Key-value memory (KVM-GAN), word attention (AttnGAN) or plain stages (StackGAN-v2)."""
-    residual_blocks: int = 2
+    residual_blocks: CountOrZero = 2
     """Residual blocks of a refinement stage [blocks]."""
     memory: MemoryOptions = field(default_factory=MemoryOptions)
     """The memory layer; used when --model.refinement is memory."""
@@ -74,7 +73,7 @@ class ModelOptions:
 class DiscriminatorOptions:
     """The discriminators, one a stage."""
 
-    width: int = 32
+    width: Count = 32
     """Channels of the first block [channels]."""
 
 
@@ -86,47 +85,53 @@ class DamsmOptions:
     """Image encoder: a small convolutional one, or Inception-v3."""
     inception_weights: Path | None = None
     """File of torchvision's inception_v3_google weights; None takes torchvision's cache or download."""
-    width: int = 32
+    width: Count = 32
     """Channels of the small image encoder's first block [channels]."""
-    embedding_dim: int = 300
+    embedding_dim: Count = 300
     """Length of a word embedding [numbers]."""
-    word_dim: int = 256
+    word_dim: Count = 256
     """Length of word, sentence and image region features [numbers], even."""
-    dropout: float = 0.5
+    max_words: Count = 18
+    """Words kept of a caption in pretraining [words]; a longer one keeps a random sorted subset."""
+    dropout: Fraction = 0.5
     """Dropout of the text encoder while it is trained [probability]."""
-    steps: int = 100_000
-    """Optimiser steps [steps]."""
-    batch_size: int = 48
-    """Pairs in a batch [images]."""
-    lr: float = 2e-3
+    epochs: CountOrZero = 200
+    """Times that pretraining goes through the training pictures [epochs]; 0 leaves the encoders random."""
+    batch_size: Annotated[int, Bound(least=2)] = 48
+    """Pairs in a batch [images]; a smaller data set makes one batch."""
+    lr: Positive = 2e-3
     """Learning rate of Adam at the start [per step]."""
-    lr_decay: float = 0.98
+    lr_decay: Positive = 0.98
     """Factor on the learning rate after every epoch."""
-    lr_floor: float = 0.1
+    lr_floor: Positive = 0.1
     """Smallest learning rate, as a part of the first."""
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: tuple[Fraction, Fraction] = (0.5, 0.999)
     """Adam's decay rates."""
-    clip: float = 0.25
-    """Largest gradient norm of the text encoder's LSTM."""
-    gamma1: float = 4.0
+    clip: Positive = 0.25
+    """Largest gradient norm of the whole text encoder; a larger gradient is scaled down to it."""
+    gamma1: Positive = 4.0
     """Sharpness of the attention over image regions."""
-    gamma2: float = 5.0
+    gamma2: Positive = 5.0
     """Sharpness of the sum over words."""
-    gamma3: float = 10.0
+    gamma3: Positive = 10.0
     """Sharpness of the match within a batch."""
+    validation_interval: Count = 1
+    """Epochs between validations on test pictures, after which the best encoders so far are kept [epochs]."""
+    validation_images: Count = 1000
+    """Test pictures of a validation [images], each with one of its captions."""
 
 
 @dataclass(frozen=True)
 class ClassifierOptions:
     """The attribute classifier, trained on real drawings (birds only) and used by the metric alone."""
 
-    width: int = 32
+    width: Count = 32
     """Channels of its first block [channels]."""
-    steps: int = 600
+    steps: CountOrZero = 600
     """Optimiser steps [steps]."""
-    batch_size: int = 64
-    """Images in a batch [images]."""
-    lr: float = 2e-3
+    batch_size: Count = 64
+    """Images in a batch [images]; a smaller data set makes one batch."""
+    lr: Positive = 2e-3
     """Peak learning rate of Adam, followed by a cosine to zero [per step]."""
 
 
@@ -134,39 +139,59 @@ class ClassifierOptions:
 class TrainingOptions:
     """The adversarial training."""
 
-    steps: int = 100_000
+    steps: Count = 100_000
     """Optimiser steps [steps]."""
-    batch_size: int = 10
-    """Images in a batch [images], at least 2."""
-    lr_generator: float = 2e-4
+    batch_size: Annotated[int, Bound(least=2)] = 10
+    """Images in a batch [images], at least 2; a smaller data set makes one batch."""
+    lr_generator: Positive = 2e-4
     """Learning rate of the generator's Adam [per step]."""
-    lr_discriminator: float = 2e-4
+    lr_discriminator: Positive = 2e-4
     """Learning rate of the discriminators' Adam [per step]."""
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: tuple[Fraction, Fraction] = (0.5, 0.999)
     """Adam's decay rates."""
-    lambda_damsm: float = 5.0
+    lambda_damsm: PositiveOrZero = 5.0
     """Weight of the DAMSM loss on the last picture."""
-    kl_weight: float = 1.0
+    kl_weight: PositiveOrZero = 1.0
     """Weight of the conditioning's KL divergence."""
-    ema_decay: float = 0.999
+    ema_decay: Fraction = 0.999
     """Decay of the generator's moving average [per step]."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of generator and discriminators; bfloat16 by autocast, weights stay float32."""
-    log_interval: int = 50
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """Arithmetic of generator, discriminators and image encoder, by autocast; weights, losses and the moving average
+    stay float32. float16 scales its losses. auto: bfloat16 where the device multiplies it fast, else float32."""
+    channels_last: bool = True
+    """Keep images and features with their channels side by side in memory; changes speed, not results."""
+    compile: bool = False
+    """Compile generator, discriminators and image encoder with torch.compile."""
+    tf32: bool = False
+    """Let NVIDIA GPUs round the factors of float32 products to 10 bits of mantissa."""
+    cudnn_benchmark: bool = True
+    """Let cuDNN try its convolutions and take the fastest; off, runs on a GPU repeat more exactly."""
+    accumulation: Count = 1
+    """Parts that a batch is computed in, one after the other, to need less memory [parts]; batch statistics and
+    mismatched captions are then those of a part."""
+    checkpoint_activations: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
+    skip_limit: Count = 20
+    """Steps in a row with a loss or gradient that isn't finite, each skipped, that end the run [steps]."""
+    log_interval: Count = 50
     """Steps between lines of stats.jsonl [steps]."""
-    sample_interval: int = 1000
+    sample_interval: Count = 1000
     """Steps between sample pictures [steps]."""
-    sample_count: int = 16
+    sample_count: Count = 16
     """Captions on a sample picture [captions]."""
-    checkpoint_interval: int = 5000
+    evaluate_interval: CountOrZero = 0
+    """Steps between evaluations of the moving average [steps]; 0 evaluates at the end alone."""
+    best_metric: Literal["r_precision", "attribute_accuracy"] = "r_precision"
+    """Metric whose best checkpoint is kept beside the newest ones."""
+    checkpoint_interval: Count = 5000
     """Steps between checkpoints [steps]."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: Count = 3
     """Newest checkpoints that are kept [checkpoints]."""
-    seed: int = 0
-    """Seed of weights, noise and data order."""
+    seed: Seed = 0
+    """Seed of weights, noise and data order, in pretraining and training."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
-    threads: int = 0
+    threads: CountOrZero = 0
     """CPU threads [threads]; 0 takes all cores."""
 
 
@@ -174,15 +199,20 @@ class TrainingOptions:
 class EvaluationOptions:
     """The metrics at the end of a run."""
 
-    images: int = 3000
+    images: Count = 3000
     """Test captions that are drawn and judged [images]."""
-    folds: int = 10
+    folds: Count = 10
     """Parts whose scores give mean and standard deviation [folds]."""
-    candidates: int = 100
-    """Captions an image chooses among: the true one and others of other classes [captions]."""
-    batch_size: int = 50
+    candidates: Annotated[int, Bound(least=2)] = 100
+    """Captions an image chooses among: the true one and others of other classes [captions]; a smaller data set
+    takes all it has."""
+    max_words: Count = 25
+    """Words kept of a caption in evaluation and sampling [words]; a longer one keeps its first ones."""
+    batch_size: Count = 50
     """Images in a batch [images]."""
-    seed: int = 0
+    untrained: bool = False
+    """Judge a generator of random weights too."""
+    seed: Seed = 0
     """Seed of captions, candidates and noise."""
 
 
@@ -192,6 +222,8 @@ class Options:
 
     preset: str = "birds-tiny"
     """Named settings to start from: birds-tiny, birds, cub or coco."""
+    name: str | None = None
+    """Name of the run folder, after its number; None takes the preset's or the data folder's."""
     data: DataOptions = field(default_factory=DataOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     discriminator: DiscriminatorOptions = field(default_factory=DiscriminatorOptions)
@@ -206,35 +238,13 @@ class Options:
         return tuple(self.model.base_size << stage for stage in range(self.model.stages))
 
 
-# Least value of every whole-number setting; those not named here need 1.
-_LEAST = {
-    "data.workers": 0,
-    "data.birds.seed": 0,
-    "model.base_size": 16,
-    "model.residual_blocks": 0,
-    "training.batch_size": 2,
-    "damsm.batch_size": 2,
-    "damsm.steps": 0,
-    "classifier.steps": 0,
-    "training.seed": 0,
-    "training.threads": 0,
-    "evaluation.seed": 0,
-    "evaluation.candidates": 2,
-}
-# Fractional settings that may be zero; the others must be positive.
-_MAY_BE_ZERO = {"damsm.dropout", "training.lambda_damsm", "training.kl_weight", "training.ema_decay"}
-_BELOW_ONE = {"damsm.dropout", "training.ema_decay", "training.betas", "damsm.betas"}
-_PATHS = {"data.root", "damsm.inception_weights"}
-
-
 def validate(options: Options) -> None:
     """Check every setting alone and the settings that must fit each other.
 
     Raises:
         UserError: names the option, the value that came and what is allowed.
     """
-    for name, value in flatten(options).items():
-        _check_number(name, value)
+    check_bounds(options)
     base = options.model.base_size
     if base & (base - 1):
         raise UserError(f"--model.base-size is {base}: it must be a power of two (16, 32, 64, ...)")
@@ -250,25 +260,17 @@ def validate(options: Options) -> None:
             f"--evaluation.folds is {options.evaluation.folds}, more than --evaluation.images "
             f"({options.evaluation.images}): take fewer folds or more images"
         )
+    if 2 * options.training.accumulation > options.training.batch_size:
+        raise UserError(
+            f"--training.accumulation is {options.training.accumulation}: a part of --training.batch-size "
+            f"({options.training.batch_size}) must have 2 images or more, for a mismatched caption"
+        )
+    if options.name is not None and (not options.name.strip() or "/" in options.name or "\\" in options.name):
+        raise UserError(f"--name is {options.name!r}: it must be a name for a folder, without a slash")
     if options.data.name != "birds" and options.data.root is None:
         raise UserError(
             f"--data.root is missing: say where the {options.data.name} data is, for instance --data.root data"
         )
-
-
-def _check_number(name: str, value: Any) -> None:
-    option = "--" + name.replace("_", "-")
-    if isinstance(value, bool) or value is None:
-        return
-    if isinstance(value, int) and value < _LEAST.get(name, 1):
-        raise UserError(f"{option} is {value}: it must be {_LEAST.get(name, 1)} or more")
-    for number in value if isinstance(value, tuple) else (value,):
-        if not isinstance(number, float):
-            continue
-        below_one, zero = name in _BELOW_ONE, name in _MAY_BE_ZERO or name in _BELOW_ONE
-        if not (number > 0 or (zero and number == 0)) or number == float("inf") or (below_one and number >= 1):
-            wanted = ("zero or more" if zero else "above zero") + (" and below one" if below_one else "")
-            raise UserError(f"{option} is {number}: it must be {wanted}")
 
 
 def flatten(options: Any, prefix: str = "") -> dict[str, Any]:
@@ -281,60 +283,3 @@ def flatten(options: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + item.name] = value
     return flat
-
-
-def to_yaml(options: Options) -> str:
-    """The options as YAML, groups in the order of their definition."""
-    return yaml.safe_dump(_plain(options), sort_keys=False)
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
-    if isinstance(value, tuple):
-        return list(value)
-    return str(value) if isinstance(value, Path) else value
-
-
-def load_options(path: Path) -> Options:
-    """Read a ``config.yaml``.
-
-    Raises:
-        UserError: if the file is missing, isn't YAML, or has unknown or invalid settings.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: name a run folder or a checkpoint that kvmgan.train wrote") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise UserError(f"{path} is not readable as YAML: restore it or name another run") from None
-    options = _build(Options(), values, path, "")
-    validate(options)
-    return options
-
-
-def _build(default: Any, values: Any, path: Path, prefix: str) -> Any:
-    """The dataclass ``default`` with ``values`` put in, group by group; others keep their default."""
-    if not isinstance(values, Mapping):
-        raise UserError(f"{path}: {prefix.rstrip('.') or 'the file'} must hold named settings, not {values!r}")
-    known = {item.name: getattr(default, item.name) for item in dataclasses.fields(default)}
-    changes = {}
-    for name, value in values.items():
-        if name not in known:
-            raise UserError(f"{path}: unknown setting {prefix}{name}; known are {', '.join(known)}")
-        changes[name] = _restore(known[name], value, path, f"{prefix}{name}")
-    return dataclasses.replace(default, **changes)
-
-
-def _restore(default: Any, value: Any, path: Path, name: str) -> Any:
-    if dataclasses.is_dataclass(default):
-        return _build(default, value, path, f"{name}.")
-    if name in _PATHS:
-        return None if value is None else Path(value)
-    if isinstance(default, tuple) and isinstance(value, list) and len(value) == len(default):
-        return tuple(_restore(default[0], number, path, name) for number in value)
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if default is not None and type(value) is not type(default):
-        raise UserError(f"{path}: {name} is {value!r}: expected {type(default).__name__}")
-    return value

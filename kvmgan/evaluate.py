@@ -10,22 +10,24 @@ from pathlib import Path
 
 import tyro
 
+from kvmgan.bounds import CountOrZero, check_bounds
 from kvmgan.command_line import default_cache_dir, parse, run_command
-from kvmgan.config import EvaluationOptions, validate
-from kvmgan.training.builders import build_generator
+from kvmgan.config import EvaluationOptions, Options, validate
+from kvmgan.errors import UserError
+from kvmgan.metrics.metric_rows import append_metrics, format_metrics
+from kvmgan.runs.interruption import SignalGuard
+from kvmgan.runs.run_folder import metrics_path
 from kvmgan.training.checkpoint import load_checkpoint
 from kvmgan.training.datasets import data_root, load_test_split
 from kvmgan.training.device import resolve_device, set_threads
-from kvmgan.training.evaluation import append_metrics, check_candidates, evaluate, format_metrics
-from kvmgan.training.interruption import SignalGuard
-from kvmgan.training.run_folder import metrics_path
+from kvmgan.training.evaluation import evaluate_average
 
 PROG = "python -m kvmgan.evaluate"
 
 
 @dataclass(frozen=True)
 class EvaluateCommand:
-    """Score a checkpoint on test captions, beside the untrained generator and real pictures.
+    """Score a checkpoint on test captions, beside real pictures and, if asked for, an untrained generator.
 
     The run's own evaluation settings are the defaults.
     """
@@ -37,7 +39,7 @@ class EvaluateCommand:
     """Folder of the data, if it has moved since training."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
-    threads: int = 0
+    threads: CountOrZero = 0
     """CPU threads [threads]; 0 takes all cores."""
     cache_dir: Path = field(default_factory=default_cache_dir)
     """Folder for drawn birds."""
@@ -50,26 +52,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(argv: Sequence[str]) -> None:
     first = parse(EvaluateCommand, argv, prog=PROG)
-    device = resolve_device(first.device)
+    check_bounds(first)
+    if first.data_root is not None and not first.data_root.is_dir():
+        raise UserError(f"--data-root {first.data_root} is no folder: name the one that holds the data")
+    device = resolve_device(first.device, "--device")
     set_threads(first.threads)
     with SignalGuard("no metrics were written"):
         checkpoint = load_checkpoint(first.source)
-        # Parsed again, now that the run's own settings are known as defaults.
-        own = dataclasses.replace(first, evaluation=checkpoint.options.evaluation)
-        command = parse(EvaluateCommand, argv, prog=PROG, default=own)
-        options = dataclasses.replace(checkpoint.options, evaluation=command.evaluation)
-        if command.data_root is not None:
-            options = dataclasses.replace(options, data=dataclasses.replace(options.data, root=command.data_root))
-        validate(options)
+        options = _resolved(first, argv, checkpoint.options)
         encoders = checkpoint.encoders().to(device)
-        dataset, truth = load_test_split(options, data_root(options, command.cache_dir), encoders.vocabulary)
-        check_candidates(dataset, options.evaluation)
-        generators = {"ema": checkpoint.generator().to(device), "untrained": build_generator(options).to(device)}
-        rows = evaluate(generators, encoders, dataset, truth, options.evaluation, device)
-    metrics = metrics_path(checkpoint.folder)
-    append_metrics(metrics, rows, checkpoint.step)
+        dataset, truth = load_test_split(options, data_root(options.data, first.cache_dir), encoders.vocabulary)
+        metrics = metrics_path(checkpoint.folder)
+        # Nothing is added yet: a file that can't be written is found before the scoring.
+        append_metrics(metrics, [], checkpoint.step)
+        rows = evaluate_average(checkpoint.generator().to(device), encoders, dataset, truth, options, device)
     print(format_metrics(rows))
+    append_metrics(metrics, rows, checkpoint.step)
     print(f"metrics: {metrics}")
+
+
+def _resolved(first: EvaluateCommand, argv: Sequence[str], own: Options) -> Options:
+    """The run's own options with what the command line changes."""
+    # Parsed again, now that the run's own settings are known as defaults.
+    command = parse(EvaluateCommand, argv, prog=PROG, default=dataclasses.replace(first, evaluation=own.evaluation))
+    options = dataclasses.replace(own, evaluation=command.evaluation)
+    if command.data_root is not None:
+        options = dataclasses.replace(options, data=dataclasses.replace(options.data, root=command.data_root))
+    validate(options)
+    return options
 
 
 if __name__ == "__main__":

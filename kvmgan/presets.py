@@ -10,6 +10,7 @@ from kvmgan.config import (
     DataOptions,
     DiscriminatorOptions,
     EvaluationOptions,
+    MemoryOptions,
     ModelOptions,
     Options,
     TrainingOptions,
@@ -31,9 +32,10 @@ def _birds_tiny() -> Options:
             embedding_dim=64,
             word_dim=128,
             dropout=0.1,
-            steps=2500,
+            epochs=13,
             batch_size=32,
             lr_decay=0.95,
+            validation_images=500,
         ),
         classifier=ClassifierOptions(width=16, steps=600),
         training=TrainingOptions(
@@ -57,9 +59,9 @@ def _birds() -> Options:
     return Options(
         preset="birds",
         data=DataOptions(name="birds", birds=BirdsSettings(image_size=304), workers=4),
-        damsm=DamsmOptions(encoder="small", steps=6000),
+        damsm=DamsmOptions(encoder="small", epochs=48),
         classifier=ClassifierOptions(steps=2000),
-        training=TrainingOptions(steps=100_000, batch_size=16, precision="bfloat16"),
+        training=TrainingOptions(steps=100_000, batch_size=16, precision="auto"),
     )
 
 
@@ -68,11 +70,17 @@ def _cub() -> Options:
     return Options(
         preset="cub",
         data=DataOptions(name="cub", max_words=18, workers=4),
-        damsm=DamsmOptions(encoder="inception", steps=110_000),
+        model=ModelOptions(memory=MemoryOptions(detach_mean=True)),
+        damsm=DamsmOptions(encoder="inception", max_words=18, epochs=200),
         training=TrainingOptions(
-            steps=708_000, batch_size=10, lambda_damsm=5.0, log_interval=200, sample_interval=5000
+            steps=708_000,
+            batch_size=10,
+            lambda_damsm=5.0,
+            precision="auto",
+            log_interval=200,
+            sample_interval=5000,
         ),
-        evaluation=EvaluationOptions(images=30_000),
+        evaluation=EvaluationOptions(images=30_000, max_words=25),
     )
 
 
@@ -81,12 +89,17 @@ def _coco() -> Options:
     return Options(
         preset="coco",
         data=DataOptions(name="coco", max_words=12, workers=4),
-        model=ModelOptions(residual_blocks=3),
-        damsm=DamsmOptions(encoder="inception", steps=345_000),
+        model=ModelOptions(residual_blocks=3, memory=MemoryOptions(detach_mean=True)),
+        damsm=DamsmOptions(encoder="inception", max_words=15, epochs=100),
         training=TrainingOptions(
-            steps=1_034_600, batch_size=16, lambda_damsm=50.0, log_interval=200, sample_interval=5000
+            steps=1_034_600,
+            batch_size=16,
+            lambda_damsm=50.0,
+            precision="auto",
+            log_interval=200,
+            sample_interval=5000,
         ),
-        evaluation=EvaluationOptions(images=30_000),
+        evaluation=EvaluationOptions(images=30_000, max_words=20),
     )
 
 

@@ -10,15 +10,17 @@ from typing import Annotated
 
 import tyro
 
-from kvmgan.command_line import default_cache_dir, parse, peek, run_command
-from kvmgan.config import Options, to_yaml, validate
-from kvmgan.presets import preset_options
-from kvmgan.training.datasets import data_root, load_splits
+from kvmgan.command_line import default_cache_dir, parse, run_command, starting_options
+from kvmgan.config import Options, validate
+from kvmgan.config_file import to_yaml
+from kvmgan.metrics.metric_rows import format_metrics
+from kvmgan.runs.interruption import SignalGuard
+from kvmgan.runs.progress import Phases
+from kvmgan.training.datasets import data_root, fit_to_data, load_splits
 from kvmgan.training.device import resolve_device, set_threads
-from kvmgan.training.evaluation import check_candidates, evaluate, format_metrics
-from kvmgan.training.interruption import SignalGuard
-from kvmgan.training.pretraining import ensure_encoders
-from kvmgan.training.progress import Phases
+from kvmgan.training.encoder_cache import ensure_encoders
+from kvmgan.training.evaluation import evaluate
+from kvmgan.training.preflight import prepare
 
 PROG = "python -m kvmgan.pretrain"
 
@@ -28,6 +30,8 @@ class PretrainCommand:
     """Pretrain the DAMSM encoders and, for procedural birds, the attribute classifier."""
 
     options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
+    config: Path | None = None
+    """Settings to start from instead of a preset's: a run's config.yaml, or what --dry-run printed."""
     dry_run: bool = False
     """Print the resolved options as YAML and stop."""
     cache_dir: Path = field(default_factory=default_cache_dir)
@@ -40,25 +44,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _pretrain(argv: Sequence[str]) -> None:
-    default = PretrainCommand(preset_options(peek(argv, "--preset") or "birds-tiny"))
-    command = parse(PretrainCommand, argv, prog=PROG, default=default)
-    options = command.options
-    validate(options)
+    command = parse(PretrainCommand, argv, prog=PROG, default=PretrainCommand(starting_options(argv)))
+    validate(command.options)
     if command.dry_run:
-        print(to_yaml(options), end="")
+        print(to_yaml(command.options), end="")
         return
-    device = resolve_device(options.training.device)
-    set_threads(options.training.threads)
+    device = resolve_device(command.options.training.device)
+    set_threads(command.options.training.threads)
     phases = Phases()
-    with SignalGuard("finished phases stay in the cache"):
-        root = data_root(options, command.cache_dir)
+    with SignalGuard("finished phases stay in the cache") as guard:
+        options = prepare(command.options, {"--cache-dir": command.cache_dir}, device)
+        root = data_root(options.data, command.cache_dir)
         phases.end("drawing")
         splits = load_splits(options, root)
-        check_candidates(splits.test, options.evaluation)
+        options = fit_to_data(options, splits)
         phases.end("loading")
-        encoders = ensure_encoders(splits, options, command.cache_dir, device, phases)
+        encoders = ensure_encoders(splits, options, command.cache_dir, device, phases, guard)
         # Real pictures alone: how well the encoders do on classes that they haven't seen.
-        print(format_metrics(evaluate({}, encoders, splits.test, splits.truth, options.evaluation, device)))
+        print(format_metrics(evaluate({}, encoders, splits.test, splits.truth, options, device)))
         phases.end("evaluation")
     print(f"times: {phases.summary()}")
 

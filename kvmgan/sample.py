@@ -11,17 +11,20 @@ from pathlib import Path
 import torch
 import tyro
 
+from kvmgan.bounds import Count, Seed, check_bounds
 from kvmgan.command_line import parse, run_command
-from kvmgan.data.files import read_lines
+from kvmgan.data.tokens import tokenize
 from kvmgan.data.vocabulary import Vocabulary, select_words
 from kvmgan.errors import UserError
 from kvmgan.figures.attention_maps import attention_maps
 from kvmgan.figures.pictures import save_png, to_picture
 from kvmgan.figures.stage_strip import stage_strip
+from kvmgan.files import check_writable, read_lines
 from kvmgan.models.generator import GeneratorOutput
+from kvmgan.random_streams import normal_noise
+from kvmgan.runs.interruption import SignalGuard
 from kvmgan.training.checkpoint import Checkpoint, load_checkpoint
 from kvmgan.training.device import resolve_device
-from kvmgan.training.interruption import SignalGuard
 
 PROG = "python -m kvmgan.sample"
 
@@ -36,10 +39,10 @@ class SampleCommand:
     """Captions in quotation marks."""
     captions_file: Path | None = None
     """Text file with a caption a line, drawn after those on the command line."""
-    count: int = 1
+    count: Count = 1
     """Pictures a caption [pictures]."""
-    seed: int = 0
-    """Seed of the noise."""
+    seed: Seed = 0
+    """Seed of noise and condition: a caption gives the same pictures again, whatever stands beside it."""
     out: Path = Path("samples")
     """Folder for the PNG files."""
     device: str = "auto"
@@ -62,21 +65,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _sample(argv: Sequence[str]) -> None:
     command = parse(SampleCommand, argv, prog=PROG)
-    if command.count < 1:
-        raise UserError(f"--count is {command.count}: it must be 1 or more")
-    if command.seed < 0:
-        raise UserError(f"--seed is {command.seed}: it must be 0 or more")
+    check_bounds(command)
+    texts = _texts(command)
+    device = resolve_device(command.device, "--device")
+    with SignalGuard("pictures finished so far stay"):
+        checkpoint = load_checkpoint(command.source)
+        vocabulary, max_words = checkpoint.vocabulary(), checkpoint.options.evaluation.max_words
+        # Every caption is checked before the first picture is drawn, and the folder, which is then made, last.
+        captions = [_encode(text, vocabulary, max_words) for text in texts]
+        check_writable(command.out, "--out")
+        _draw_all(checkpoint, captions, command, device)
+
+
+def _texts(command: SampleCommand) -> list[str]:
+    """The captions that are asked for, each with a word in it."""
     texts = list(command.captions)
     if command.captions_file is not None:
         texts += read_lines(command.captions_file, "a caption a line")
     if not texts:
         raise UserError('no caption: add one in quotation marks, such as "a small red bird", or --captions-file FILE')
-    device = resolve_device(command.device)
-    with SignalGuard("pictures finished so far stay"):
-        checkpoint = load_checkpoint(command.source)
-        # Every caption is checked before the first picture is drawn.
-        captions = [_encode(text, checkpoint.vocabulary(), checkpoint.options.data.max_words) for text in texts]
-        _draw_all(checkpoint, captions, command, device)
+    for text in texts:
+        if not tokenize(text):
+            raise UserError(f"the caption {text!r} holds no word: describe the image in a few words")
+    return texts
 
 
 def _encode(text: str, vocabulary: Vocabulary, max_words: int) -> EncodedCaption:
@@ -96,15 +107,17 @@ def _draw_all(
     checkpoint: Checkpoint, captions: Sequence[EncodedCaption], command: SampleCommand, device: torch.device
 ) -> None:
     encoders, generator = checkpoint.encoders().to(device), checkpoint.generator().to(device)
+    options = checkpoint.options
+    dims = options.model.noise_dim, options.model.condition_dim
     for number, caption in enumerate(captions, start=1):
-        padding = [0] * (checkpoint.options.data.max_words - len(caption.indices))
-        tokens = torch.tensor([caption.indices + padding], device=device)
-        words, sentence, mask = encoders.encode(tokens, torch.tensor([len(caption.indices)], device=device))
+        length = len(caption.indices)
+        tokens = torch.tensor([caption.indices + [0] * (options.evaluation.max_words - length)])
+        words, sentence, mask = encoders.encode(tokens, torch.tensor([length]))
         for variant in range(command.count):
             # A function of seed and variant alone: a caption's picture doesn't depend on the captions beside it.
-            source = torch.Generator().manual_seed((command.seed << 20) + variant)
-            noise = torch.randn(1, generator.noise_dim, generator=source).to(device)
-            made = generator(noise, sentence, words, mask, return_attention=True)
+            drawn = normal_noise((1, sum(dims)), command.seed, "sample", variant).to(device)
+            noise, condition = drawn.split(dims, dim=1)
+            made = generator(noise, sentence, words, mask, condition_noise=condition, return_attention=True)
             suffix = f"-{variant + 1}" if command.count > 1 else ""
             _save(made, caption, command.out / f"{number:03d}-{_slug(caption.text)}{suffix}")
 

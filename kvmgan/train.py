@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,22 +13,24 @@ from typing import Annotated
 import torch
 import tyro
 
-from kvmgan.command_line import default_cache_dir, parse, peek, run_command
-from kvmgan.config import Options, flatten, to_yaml, validate
-from kvmgan.data.files import write_text
+from kvmgan.command_line import default_cache_dir, parse, peek, run_command, starting_options
+from kvmgan.config import Options, flatten, validate
+from kvmgan.config_file import to_yaml
+from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.errors import UserError
+from kvmgan.files import write_text
 from kvmgan.presets import preset_options
-from kvmgan.training.builders import build_generator
-from kvmgan.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
-from kvmgan.training.datasets import Splits, data_root, load_splits
-from kvmgan.training.device import resolve_device, set_threads
-from kvmgan.training.encoders import Encoders
-from kvmgan.training.evaluation import append_metrics, check_candidates, evaluate, format_metrics
-from kvmgan.training.interruption import SignalGuard
+from kvmgan.runs.checkpoint_folder import list_checkpoints
+from kvmgan.runs.interruption import SignalGuard
+from kvmgan.runs.progress import Phases
+from kvmgan.runs.run_folder import RunFolder
+from kvmgan.training.checkpoint import Checkpoint, load_checkpoint
+from kvmgan.training.datasets import Splits, data_root, fit_to_data, load_splits
+from kvmgan.training.device import resolve_device, set_products, set_threads
+from kvmgan.training.encoder_cache import ensure_encoders
 from kvmgan.training.loop import Loop
-from kvmgan.training.pretraining import ensure_encoders
-from kvmgan.training.progress import Phases
-from kvmgan.training.run_folder import RunFolder
+from kvmgan.training.precision import Precision
+from kvmgan.training.preflight import given_encoders, prepare
 from kvmgan.training.state import TrainingState, initial_state
 
 PROG = "python -m kvmgan.train"
@@ -36,8 +40,10 @@ CHANGEABLE = (
     "data.root",
     "data.workers",
     "training.steps",
+    "training.skip_limit",
     "training.log_interval",
     "training.sample_interval",
+    "training.evaluate_interval",
     "training.checkpoint_interval",
     "training.keep_checkpoints",
     "training.device",
@@ -50,10 +56,16 @@ class TrainCommand:
     """Train a text-to-image model. Without an argument: procedural birds, preset birds-tiny, all on this machine."""
 
     options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
+    config: Path | None = None
+    """Settings to start from instead of a preset's: a run's config.yaml, or what --dry-run printed."""
     resume: Path | None = None
     """Run folder (or its newest checkpoint) to continue; its own settings are used."""
+    encoders: Path | None = None
+    """Encoders to take instead of pretraining some: a run, a checkpoint or a folder that kvmgan.pretrain filled."""
     dry_run: bool = False
     """Print the resolved options as YAML and stop."""
+    profile: int = 0
+    """Steps to profile [steps]: writes trace.json into the run folder, prints the ten most expensive things."""
     runs_dir: Path = Path("runs")
     """Folder in which run folders are made."""
     cache_dir: Path = field(default_factory=default_cache_dir)
@@ -67,41 +79,42 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(argv: Sequence[str]) -> None:
     command, checkpoint = _parse(argv)
-    options = command.options
-    validate(options)
+    validate(command.options)
+    if command.profile < 0:
+        raise UserError(f"--profile is {command.profile}: it must be 0 or more")
     if command.dry_run:
-        print(to_yaml(options), end="")
+        print(to_yaml(command.options), end="")
         return
-    device = resolve_device(options.training.device)
-    threads = set_threads(options.training.threads)
-    print(f"device {device}, {threads} CPU threads, torch {torch.__version__}")
+    settings = command.options.training
+    device = resolve_device(settings.device)
+    threads = set_threads(settings.threads)
+    set_products(tf32=settings.tf32, benchmark=settings.cudnn_benchmark)
+    precision = Precision.choose(settings.precision, device)
+    print(f"device {device}, {threads} CPU threads, {precision.name}, torch {torch.__version__}")
     phases = Phases()
-    with SignalGuard("training had not begun, there is nothing to resume; finished phases stay in the cache") as guard:
-        splits = _load(options, command.cache_dir, checkpoint, phases)
-        if checkpoint is None:
-            encoders = ensure_encoders(splits, options, command.cache_dir, device, phases)
-            state = initial_state(options, device)
-            run = RunFolder.create(command.runs_dir, options)
-        else:
-            encoders, state = checkpoint.encoders().to(device), checkpoint.restore(device)
-            run = _resumed_folder(checkpoint, options)
-        print(f"run folder: {run.path}")
-        Loop(run, options, state, splits, encoders, device).run(guard)
+    with (
+        SignalGuard("training had not begun, there is nothing to resume; finished phases stay in the cache") as guard,
+        _begin(command, checkpoint, precision, phases, guard) as loop,
+    ):
+        print(f"run folder: {loop.run_folder.path}")
+        loop.run(guard)
         phases.end("training")
-        guard.message = f"training is done; for the metrics: python -m kvmgan.evaluate {run.path}"
-        _evaluate(run, state, encoders, splits, options, device)
+        guard.message = f"training is done; for the metrics: python -m kvmgan.evaluate {loop.run_folder.path}"
+        loop.judge()
         phases.end("evaluation")
     print(f"times: {phases.summary()}")
-    _say_where(run, state)
+    _say_where(loop.run_folder, loop.state, loop.samples.captions[0])
 
 
 def _parse(argv: Sequence[str]) -> tuple[TrainCommand, Checkpoint | None]:
     """The command with its options resolved, and the checkpoint that it resumes."""
-    resumed, preset = peek(argv, "--resume"), peek(argv, "--preset")
+    resumed = peek(argv, "--resume")
     if resumed is None:
-        return parse(TrainCommand, argv, prog=PROG, default=TrainCommand(preset_options(preset or "birds-tiny"))), None
-    if preset is not None:
-        raise UserError("--preset can't be given with --resume: the run keeps its own settings")
+        command = parse(TrainCommand, argv, prog=PROG, default=TrainCommand(starting_options(argv)))
+        return command, None
+    for option in ("--preset", "--config", "--encoders"):
+        if peek(argv, option) is not None:
+            raise UserError(f"{option} can't be given with --resume: the run keeps its own settings and encoders")
     checkpoint = load_checkpoint(Path(resumed))
     newest = list_checkpoints(checkpoint.folder.parent)[-1]
     if newest != checkpoint.folder:
@@ -116,39 +129,50 @@ def _parse(argv: Sequence[str]) -> tuple[TrainCommand, Checkpoint | None]:
     return command, checkpoint
 
 
-def _load(options: Options, cache_dir: Path, checkpoint: Checkpoint | None, phases: Phases) -> Splits:
-    """The data of the run, checked against the settings."""
-    root = data_root(options, cache_dir)
+def _begin(
+    command: TrainCommand, checkpoint: Checkpoint | None, precision: Precision, phases: Phases, guard: SignalGuard
+) -> Loop:
+    """All that comes before the first step: checks, data, encoders, networks, the run's folder."""
+    given, options = given_encoders(command.encoders, command.options)
+    options = prepare(options, {"--runs-dir": command.runs_dir, "--cache-dir": command.cache_dir}, precision.device)
+    if checkpoint is not None:
+        encoders = checkpoint.encoders().to(precision.device)
+        splits = _load(options, command.cache_dir, encoders.vocabulary, phases)
+        state, run = checkpoint.restore(precision), RunFolder(checkpoint.folder.parent.parent)
+        write_text(run.config, to_yaml(options))
+        print(f"resumed at step {checkpoint.step}")
+    else:
+        splits = _load(options, command.cache_dir, given.vocabulary if given else None, phases)
+        options = fit_to_data(options, splits)
+        encoders = ensure_encoders(splits, options, command.cache_dir, precision.device, phases, guard, given)
+        state, run = initial_state(options, precision), RunFolder.create(command.runs_dir, _run_name(options), options)
+    return Loop(run, options, state, splits, encoders, precision, command.profile)
+
+
+def _load(options: Options, cache_dir: Path, vocabulary: Vocabulary | None, phases: Phases) -> Splits:
+    root = data_root(options.data, cache_dir)
     phases.end("drawing")
-    splits = load_splits(options, root, checkpoint.vocabulary() if checkpoint else None)
-    check_candidates(splits.test, options.evaluation)
-    print(f"data: {root}: {len(splits.train)} train and {len(splits.test)} test images")
+    splits = load_splits(options, root, vocabulary)
+    print(f"data: {root} ({options.data.name}): {len(splits.train)} train and {len(splits.test)} test images")
     phases.end("loading")
     return splits
 
 
-def _resumed_folder(checkpoint: Checkpoint, options: Options) -> RunFolder:
-    run = RunFolder(checkpoint.folder.parent.parent)
-    write_text(run.config, to_yaml(options))
-    print(f"resumed at step {checkpoint.step}")
-    return run
+def _run_name(options: Options) -> str:
+    """The name of a run: its own, its preset's, or its data folder's where the data isn't the preset's."""
+    if options.name is not None:
+        return options.name
+    if options.data.root is None or options.data.name == preset_options(options.preset).data.name:
+        return options.preset
+    return re.sub(r"[^\w.-]+", "-", options.data.root.resolve().name).strip("-") or options.data.name
 
 
-def _evaluate(
-    run: RunFolder, state: TrainingState, encoders: Encoders, splits: Splits, options: Options, device: torch.device
-) -> None:
-    generators = {"ema": state.average.model, "untrained": build_generator(options).to(device)}
-    rows = evaluate(generators, encoders, splits.test, splits.truth, options.evaluation, device)
-    append_metrics(run.metrics, rows, state.step)
-    print(format_metrics(rows))
-
-
-def _say_where(run: RunFolder, state: TrainingState) -> None:
+def _say_where(run: RunFolder, state: TrainingState, caption: str) -> None:
     name = f"step-{state.step:06d}"
     print(f"pictures:   {run.samples / name}.png, stages {run.stages / name}.png")
     print(f"metrics:    {run.metrics}")
     print(f"checkpoint: {run.checkpoints / name}")
-    print(f'try:        python -m kvmgan.sample {run.path} "a small red bird with blue wings and a short yellow beak"')
+    print(f"try:        python -m kvmgan.sample {shlex.quote(str(run.path))} {shlex.quote(caption)}")
 
 
 if __name__ == "__main__":

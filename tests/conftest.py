@@ -18,7 +18,7 @@ TINY = """
 --data.birds.classes 12 --data.birds.test-classes 4 --data.birds.images-per-class 6 --data.birds.captions-per-image 2
 --data.birds.image-size 40 --model.base-size 16 --model.stages 2 --model.width 4 --model.noise-dim 8
 --model.condition-dim 8 --discriminator.width 4 --damsm.width 4 --damsm.word-dim 8 --damsm.embedding-dim 8
---damsm.steps 2 --damsm.batch-size 8 --classifier.steps 2 --classifier.width 4 --classifier.batch-size 8
+--damsm.epochs 1 --damsm.batch-size 8 --classifier.steps 2 --classifier.width 4 --classifier.batch-size 8
 --training.batch-size 4 --training.sample-count 4 --training.log-interval 5 --training.device cpu
 --training.threads 1 --evaluation.images 24 --evaluation.candidates 8 --evaluation.folds 3
 """

@@ -5,24 +5,28 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 
 from kvmgan.data.dataset import Batch, Sample, TextImageDataset, collate
 from kvmgan.errors import UserError
+from kvmgan.random_streams import numpy_stream
 
 
 class BatchStream:
     """An endless stream of training batches whose position is the step.
 
-    Every epoch goes through a permutation of the records drawn from (seed, epoch); what doesn't fill a batch at its
-    end is left out. So the batch of a step is a function of the seed and the step; a resumed run sees the same data.
+    Every epoch goes through a permutation of the records; what doesn't fill a batch at its end is left out. The order
+    and what varies about a record are drawn by seed, purpose, epoch and record: a resumed run sees the same data, and
+    streams of different purposes see it in different ways.
     """
 
-    def __init__(self, dataset: TextImageDataset, batch_size: int, *, seed: int = 0, workers: int = 0) -> None:
+    def __init__(
+        self, dataset: TextImageDataset, batch_size: int, *, seed: int, purpose: str, workers: int = 0
+    ) -> None:
         """Take batches of `batch_size` from `dataset`, made by so many `workers` (processes; 0: in this one).
 
-        Raises `UserError` when the batch is empty or larger than the data.
+        seed, purpose: of `kvmgan.random_streams`; the purpose names who draws, such as "damsm" or "train".
+        Raises `UserError` when the batch is empty or larger than the data, or there are fewer than no workers.
         """
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}: expected at least 1")
@@ -30,21 +34,22 @@ class BatchStream:
             raise UserError(f"batch_size={batch_size} is larger than the data set of {len(dataset)} images: reduce it")
         if workers < 0:
             raise UserError(f"workers={workers}: expected 0 or more")
-        self.dataset, self.batch_size, self.seed, self.workers = dataset, batch_size, seed, workers
+        self.dataset, self.batch_size, self.workers = dataset, batch_size, workers
+        self.seed, self.purpose = seed, purpose
         self.steps_per_epoch = len(dataset) // batch_size
 
     def iterate(self, start_step: int) -> Iterator[Batch]:
-        """Yield the batches of steps `start_step`, `start_step` + 1, ... without end.
+        """Yield the batches of steps `start_step`, `start_step` + 1, ... without end, on the host.
 
         The framework's random states are left alone.
         """
         if self.workers == 0:
             for places in self._places(start_step):
-                yield collate([self.dataset.sample(index, epoch) for epoch, index in places])
+                yield collate([self._sample(place) for place in places])
             return
         # A generator of its own keeps the loader from drawing its seed from the framework's random state.
         yield from torch.utils.data.DataLoader(
-            _Places(self.dataset),
+            _Places(self),
             batch_sampler=_Steps(self, start_step),
             num_workers=self.workers,
             collate_fn=collate,
@@ -54,12 +59,18 @@ class BatchStream:
 
     def _places(self, start_step: int) -> Iterator[list[tuple[int, int]]]:
         """Yield epoch and index of every sample of each step."""
-        for epoch in itertools.count(start_step // self.steps_per_epoch):
-            order = np.random.default_rng((self.seed, epoch)).permutation(len(self.dataset)).tolist()
-            first = start_step % self.steps_per_epoch if epoch == start_step // self.steps_per_epoch else 0
+        start_epoch, first = divmod(start_step, self.steps_per_epoch)
+        for epoch in itertools.count(start_epoch):
+            order = numpy_stream(self.seed, f"{self.purpose} order", epoch).permutation(len(self.dataset)).tolist()
             for step in range(first, self.steps_per_epoch):
                 start = step * self.batch_size
                 yield [(epoch, index) for index in order[start : start + self.batch_size]]
+            first = 0
+
+    def _sample(self, place: tuple[int, int]) -> Sample:
+        """Return the record at (epoch, index), as it looks in that epoch."""
+        epoch, index = place
+        return self.dataset.sample(index, numpy_stream(self.seed, f"{self.purpose} sample", epoch, index))
 
 
 class _Steps:
@@ -73,20 +84,19 @@ class _Steps:
 
 
 class _Places(torch.utils.data.Dataset):
-    """A dataset addressed by (epoch, index), so that worker processes need not be told when an epoch begins."""
+    """The samples of a stream by (epoch, index), so that worker processes need not be told when an epoch begins."""
 
-    def __init__(self, dataset: TextImageDataset) -> None:
-        self._dataset = dataset
+    def __init__(self, stream: BatchStream) -> None:
+        self._stream = stream
 
     def __getitem__(self, place: tuple[int, int]) -> Sample:
-        epoch, index = place
-        return self._dataset.sample(index, epoch)
+        return self._stream._sample(place)
 
 
 def evaluation_batches(dataset: TextImageDataset, batch_size: int, caption_index: int = 0) -> Iterator[Batch]:
-    """Yield every record once, in order, centre crop, unflipped; the last batch may be short.
+    """Yield every record once, in order, centre crop, unflipped, on the host; the last batch may be short.
 
-    caption_index: which caption of each record, counted around where a record has fewer.
+    caption_index: which caption of each record, counted around those that hold a known word.
     Raises `UserError` when `batch_size` is below 1.
     """
     if batch_size < 1:

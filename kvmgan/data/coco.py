@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kvmgan.data.files import read_json
 from kvmgan.data.records import Record, Split, check_split
 from kvmgan.errors import UserError
+from kvmgan.files import read_json
 
 _PARTS = {"train": "train2014", "test": "val2014"}
 

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kvmgan.data.files import read_lines
 from kvmgan.data.records import Record, Split, check_split
 from kvmgan.errors import UserError
+from kvmgan.files import read_lines
 
 _SPLIT_FILES = {"train": "trainvalclasses.txt", "test": "testclasses.txt"}
 

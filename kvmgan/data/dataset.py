@@ -1,12 +1,13 @@
-"""Records as tensors: images at every scale with one caption."""
+"""Records as tensors: the pixels of an image at the largest size, with one caption."""
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from kvmgan.data.pixels import DECODING_ERRORS, crop, decode, kept_shape, stored_side, to_scales
+from kvmgan.data.pixels import DECODING_ERRORS, crop, decode, kept_shape, stored_side
 from kvmgan.data.records import Record
 from kvmgan.data.vocabulary import Vocabulary, select_words
 from kvmgan.errors import UserError
@@ -28,7 +29,7 @@ _log = logging.getLogger(__name__)
 class Sample(NamedTuple):
     """One image with one caption; the fields of `Batch` without the batch dimension."""
 
-    images: list[Tensor]
+    pixels: Tensor
     tokens: Tensor
     length: int
     class_id: int
@@ -40,49 +41,42 @@ class Sample(NamedTuple):
 class Batch:
     """B images with one caption each.
 
-    images: per stage, in ascending size, (B, 3, s, s) float32 in [-1, 1].
+    pixels: (B, 3, S, S) uint8 at the largest size; `kvmgan.data.pixels.to_scales` makes every scale of them.
     tokens: (B, T) int64, 0 is padding; T is `max_words` in every batch.
-    lengths: (B,) int64, words of each caption, at least 1.
+    lengths: (B,) int64, words of each caption, at least 1; always on the host, so that no step waits for the device.
     class_ids, indices, caption_indices: (B,) int64, class, position in ``dataset.records`` and which of its captions.
     """
 
-    images: list[Tensor]
+    pixels: Tensor
     tokens: Tensor
     lengths: Tensor
     class_ids: Tensor
     indices: Tensor
     caption_indices: Tensor
 
+    def moving(self) -> dict[str, Tensor]:
+        """Return every tensor by its name but `lengths`, which stays where it is."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "lengths"}
+
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on `device`; copies from pinned memory don't block."""
-        moved = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved["images"] = [image.to(device, non_blocking=True) for image in self.images]
-        moved.update({name: t.to(device, non_blocking=True) for name, t in moved.items() if isinstance(t, Tensor)})
-        return Batch(**moved)
+        """Return the batch on `device`, its lengths still on the host; copies from pinned memory don't block."""
+        return replace(self, **{name: t.to(device, non_blocking=True) for name, t in self.moving().items()})
 
     def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory (called by `torch.utils.data.DataLoader`)."""
-        pinned = {field.name: getattr(self, field.name) for field in fields(self)}
-        pinned["images"] = [image.pin_memory() for image in self.images]
-        pinned.update({name: tensor.pin_memory() for name, tensor in pinned.items() if isinstance(tensor, Tensor)})
-        return Batch(**pinned)
-
-    @property
-    def mask(self) -> Tensor:
-        """(B, T) bool, True where the slot holds a word."""
-        return torch.arange(self.tokens.shape[1], device=self.tokens.device) < self.lengths[:, None]
+        """Return the batch with all that moves in page-locked memory (called by `torch.utils.data.DataLoader`)."""
+        return replace(self, **{name: tensor.pin_memory() for name, tensor in self.moving().items()})
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples into a batch."""
     numbers = torch.tensor([sample[2:] for sample in samples], dtype=torch.int64)
     lengths, class_ids, indices, caption_indices = numbers.t().contiguous().unbind()
-    images = [torch.stack(scale) for scale in zip(*(sample.images for sample in samples), strict=True)]
+    pixels = torch.stack([sample.pixels for sample in samples])
     tokens = torch.stack([sample.tokens for sample in samples])
-    return Batch(images, tokens, lengths, class_ids, indices, caption_indices)
+    return Batch(pixels, tokens, lengths, class_ids, indices, caption_indices)
 
 
-class TextImageDataset(torch.utils.data.Dataset):
+class TextImageDataset:
     """Records as `Sample`s.
 
     records: the usable records. skipped: path and reason of every image that was left out.
@@ -95,8 +89,6 @@ class TextImageDataset(torch.utils.data.Dataset):
         *,
         sizes: Sequence[int],
         max_words: int,
-        train: bool,
-        seed: int = 0,
         memory_limit: int = _MEMORY_LIMIT,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
@@ -104,9 +96,6 @@ class TextImageDataset(torch.utils.data.Dataset):
 
         sizes: sides of the square images in pixels, ascending, one a stage.
         max_words: words of a caption that are kept (T).
-        train: random crop, flip, caption and, for a caption longer than `max_words`, random words, drawn from
-            ``numpy.random.default_rng((seed, epoch, index))``: the same whatever the order, resume or worker count.
-            Else the centre, the first caption and its first words.
         memory_limit: bytes; if all pixels need more, images are decoded whenever they are asked for.
         progress: called with the number of images read and the total.
 
@@ -115,10 +104,8 @@ class TextImageDataset(torch.utils.data.Dataset):
         """
         if not sizes or min(sizes) < 1 or list(sizes) != sorted(set(sizes)):
             raise UserError(f"sizes={list(sizes)}: expected ascending positive sizes in pixels")
-        if max_words < 1:
-            raise UserError(f"max_words={max_words}: expected at least 1")
-        self.vocabulary, self.sizes, self.max_words, self.train = vocabulary, tuple(sizes), max_words, train
-        self.seed, self.epoch = seed, 0
+        _check_max_words(max_words)
+        self.vocabulary, self.sizes, self.max_words = vocabulary, tuple(sizes), max_words
         self._side = stored_side(self.sizes[-1])
         self.skipped: list[tuple[Path, str]] = []
         described = self._encode_captions(records)
@@ -130,28 +117,23 @@ class TextImageDataset(torch.utils.data.Dataset):
         """Return the number of usable records."""
         return len(self.records)
 
-    def __getitem__(self, index: int) -> Sample:
-        """Return record `index` as it looks in the epoch set by `set_epoch`."""
-        return self.sample(index, self.epoch)
+    def limited(self, max_words: int) -> TextImageDataset:
+        """Return the same records and pixels with another word limit; nothing is decoded or copied, `skipped` is one.
 
-    @property
-    def keeps_pixels(self) -> bool:
-        """Whether all pixels are in memory; else every image is decoded whenever it is asked for."""
-        return self._pixels is not None
+        Raises `UserError` when `max_words` is below 1.
+        """
+        _check_max_words(max_words)
+        other = copy.copy(self)
+        other.max_words = max_words
+        return other
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose random crops and captions ``dataset[index]`` draws."""
-        self.epoch = epoch
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """Return record `index` with a crop, facing and caption drawn from `rng`, and random words of a long caption.
 
-    def sample(self, index: int, epoch: int) -> Sample:
-        """Return record `index` as it looks in `epoch`. A pure function of the two and the seed."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is outside the {len(self)} records")
+        A function of the index and the state of `rng` alone. Raises IndexError when there is no such record.
+        """
         index, pixels = self._readable(index)
-        usable = list(self._encoded[index])
-        if not self.train:
-            return self._make(index, usable[0], crop(pixels, self.sizes[-1], 0.5, 0.5), None)
-        rng = np.random.default_rng((self.seed, epoch, index))
+        usable = self.usable_captions(index)
         vertical, horizontal, side, which = rng.random(4).tolist()
         square = crop(pixels, self.sizes[-1], vertical, horizontal)
         if side < 0.5:
@@ -159,10 +141,17 @@ class TextImageDataset(torch.utils.data.Dataset):
         return self._make(index, usable[int(which * len(usable))], square, rng)
 
     def evaluation_sample(self, index: int, caption_index: int) -> Sample:
-        """Return the centre of image `index` with caption `caption_index`, counted around those that can be encoded."""
+        """Return the centre of image `index` with caption `caption_index`, counted around those that can be encoded.
+
+        Of a long caption it keeps the first words. Raises IndexError when there is no such record.
+        """
         index, pixels = self._readable(index)
-        usable = list(self._encoded[index])
+        usable = self.usable_captions(index)
         return self._make(index, usable[caption_index % len(usable)], crop(pixels, self.sizes[-1], 0.5, 0.5), None)
+
+    def usable_captions(self, index: int) -> list[int]:
+        """Return the indices of the captions of record `index` that hold a known word, ascending, at least one."""
+        return list(self._encoded[index])
 
     def encode_caption(self, index: int, caption_index: int) -> tuple[Tensor, int]:
         """Return the tokens (T,) int64 of a caption, padded with 0, and how many they are; a long one is cut.
@@ -175,8 +164,9 @@ class TextImageDataset(torch.utils.data.Dataset):
     def _make(self, index: int, caption_index: int, square: NDArray, rng: np.random.Generator | None) -> Sample:
         words = select_words(self._encoded[index][caption_index], self.max_words, rng)
         tokens, length = self._pad(words)
-        images = to_scales(square, self.sizes)
-        return Sample(images, tokens, length, self.records[index].class_id, index, caption_index)
+        # A copy, whatever the layout: the stored pixels must neither be shared nor stay mirrored.
+        pixels = torch.from_numpy(square.transpose(2, 0, 1).copy())
+        return Sample(pixels, tokens, length, self.records[index].class_id, index, caption_index)
 
     def _pad(self, words: list[int]) -> tuple[Tensor, int]:
         return torch.tensor(words + [0] * (self.max_words - len(words)), dtype=torch.int64), len(words)
@@ -243,6 +233,8 @@ class TextImageDataset(torch.utils.data.Dataset):
         Only images that are decoded on demand can fail here: they are then counted in `skipped`, too
         (with worker processes, in the worker's copy of the dataset).
         """
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside the {len(self)} records")
         if self._pixels is not None:
             return index, self._pixels[index]
         for candidate in [*range(index, len(self)), *range(index)]:
@@ -266,3 +258,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "the file is missing"
     return f"the image cannot be decoded ({error})"
+
+
+def _check_max_words(max_words: int) -> None:
+    if max_words < 1:
+        raise UserError(f"max_words={max_words}: expected at least 1")

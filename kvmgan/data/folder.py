@@ -1,4 +1,4 @@
-"""A user's own images: a folder with a caption file each, or with one ``captions.jsonl``.
+"""A user's own images: a folder with a caption file each, or with one ``captions.jsonl``; hidden files don't count.
 
 ::
 
@@ -10,15 +10,17 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from kvmgan.data.files import read_lines
 from kvmgan.data.records import IMAGE_SUFFIXES, Record, Split, check_split
 from kvmgan.errors import UserError
+from kvmgan.files import read_lines
 
-_LIST = "captions.jsonl"
+CAPTION_LIST = "captions.jsonl"
 # Fixed: the two splits of a folder must never overlap, whatever the seed of a run.
 _SPLIT_SEED = 0
 _TEST_SHARE = 0.1
@@ -33,9 +35,8 @@ def read_folder(root: Path, split: Split) -> list[Record]:
     """
     check_split(split)
     root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"{root} is missing: it should be a folder of images with captions")
-    described = _read_list(root) if (root / _LIST).exists() else _read_pairs(root)
+    check_folder(root)
+    described = _read_list(root) if (root / CAPTION_LIST).exists() else _read_pairs(root)
     if len(described) < 2:
         raise UserError(f"{root} holds {len(described)} captioned images: at least two are needed, one for each split")
     names = sorted(described)
@@ -45,6 +46,24 @@ def read_folder(root: Path, split: Split) -> list[Record]:
     tests = max(1, int(len(records) * _TEST_SHARE))
     chosen = order[-tests:] if split == "test" else order[:-tests]
     return [records[number] for number in sorted(chosen.tolist())]
+
+
+def check_folder(root: Path) -> None:
+    """Raise `UserError` unless `root` is a folder: it is missing, or a file is in its place."""
+    if not root.exists():
+        raise UserError(f"{root} is missing: it should be a folder of images with captions")
+    if not root.is_dir():
+        raise UserError(f"{root} is a file: it should be a folder of images with captions")
+
+
+def find_images(root: Path) -> Iterator[Path]:
+    """Yield the image files anywhere below `root`, one folder after the other; what is hidden in it is passed over."""
+    for folder, inner, names in os.walk(root):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(folder, name)
+            if not name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+                yield path
 
 
 def _key(name: str) -> str:
@@ -61,11 +80,16 @@ def _check_keys(records: list[Record]) -> None:
 
 def _read_pairs(root: Path) -> dict[str, tuple[str, ...]]:
     """Return the captions of every image under `root` by its path inside it."""
-    paths = [path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    paths = sorted(find_images(root))
     if not paths:
         raise UserError(f"{root} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    if not any(path.with_suffix(".txt").exists() for path in paths):
+        raise UserError(
+            f"{root} holds {len(paths)} images but no captions: write those of {paths[0].name} into "
+            f"{paths[0].with_suffix('.txt')}, one a line, or those of all into {root / CAPTION_LIST}"
+        )
     described = {}
-    for path in sorted(paths):
+    for path in paths:
         captions = tuple(read_lines(path.with_suffix(".txt"), f"the captions of {path.name}, one a line"))
         if not captions:
             raise UserError(f"{path.with_suffix('.txt')} is empty: it should hold the captions of {path.name}")
@@ -75,7 +99,7 @@ def _read_pairs(root: Path) -> dict[str, tuple[str, ...]]:
 
 def _read_list(root: Path) -> dict[str, tuple[str, ...]]:
     """Return the captions of every image that ``captions.jsonl`` names."""
-    path = root / _LIST
+    path = root / CAPTION_LIST
     described: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(read_lines(path, "one JSON object a line"), start=1):
         name, captions = _parse(line, f"{path}, entry {number}")

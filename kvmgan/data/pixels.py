@@ -68,23 +68,26 @@ def crop(pixels: NDArray[np.uint8], size: int, vertical: float, horizontal: floa
     return pixels[top : top + size, left : left + size]
 
 
-def to_scales(square: NDArray[np.uint8], sizes: Sequence[int]) -> list[Tensor]:
-    """Return `square` (S, S, 3) as float32 tensors (3, s, s) in [-1, 1], one for each of the ascending `sizes`; S last.
+def to_scales(pixels: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """Return `pixels` (B, 3, S, S) uint8 as float32 tensors (B, 3, s, s) in [-1, 1], one for each of `sizes`.
 
+    sizes: sides in pixels, ascending; the last is S. All is done on the device of `pixels`.
     A scale is the area average of the next larger one where the ratio is whole, else its antialiased bilinear resize.
+    Raises ValueError when `pixels` are of another type or shape.
     """
-    whole = square.transpose(2, 0, 1).astype(np.float32, order="C")
-    whole *= 2.0 / 255.0
-    whole -= 1.0
-    scales = [torch.from_numpy(whole)]
+    if pixels.dtype != torch.uint8 or pixels.shape[1:] != (3, sizes[-1], sizes[-1]):
+        found = f"{tuple(pixels.shape)} {pixels.dtype}"
+        raise ValueError(f"pixels is {found}, expected (B, 3, {sizes[-1]}, {sizes[-1]}) torch.uint8")
+    whole = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+    scales = [whole.mul_(2.0 / 255.0).sub_(1.0)]
     for size in reversed(sizes[:-1]):
         scales.append(_shrink(scales[-1], size))
     return scales[::-1]
 
 
-def _shrink(image: Tensor, size: int) -> Tensor:
-    ratio, rest = divmod(image.shape[-1], size)
+def _shrink(images: Tensor, size: int) -> Tensor:
+    """Return `images` (B, 3, S, S) at the smaller side `size`."""
+    ratio, rest = divmod(images.shape[-1], size)
     if rest == 0:
-        return torch.nn.functional.avg_pool2d(image, ratio)
-    shrunk = torch.nn.functional.interpolate(image[None], size=(size, size), mode="bilinear", antialias=True)
-    return shrunk[0]
+        return torch.nn.functional.avg_pool2d(images, ratio)
+    return torch.nn.functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True)

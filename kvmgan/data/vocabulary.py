@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kvmgan.data.files import read_json, write_text
 from kvmgan.data.tokens import tokenize
 from kvmgan.errors import UserError
+from kvmgan.files import read_json, write_text
 
 # The released vocabularies name index 0 so; no token can collide with it, since tokens hold no angle brackets.
 PADDING = "<end>"

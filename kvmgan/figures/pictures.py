@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from kvmgan.errors import UserError
 from kvmgan.files import atomic_file
 
 BACKGROUND = (255, 255, 255)
@@ -23,9 +24,16 @@ def to_picture(image: Tensor, side: int | None = None) -> Image.Image:
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
-    """Write a PNG file atomically."""
-    with atomic_file(path) as temporary:
-        picture.save(temporary, format="PNG")
+    """Write a PNG file atomically.
+
+    Raises:
+        UserError: if it can't be written.
+    """
+    try:
+        with atomic_file(path) as temporary:
+            picture.save(temporary, format="PNG")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:

@@ -112,3 +112,23 @@ def sentence_loss(
         lengths = images.norm(dim=1)[:, None] * captions.norm(dim=1)[None, :]
         cosines = (images @ captions.T) / lengths.clamp(min=COSINE_EPSILON)
         return _matching_loss(gamma3 * cosines, class_ids)
+
+
+def damsm_loss(
+    seen: tuple[Tensor, Tensor],
+    words: Tensor,
+    sentence: Tensor,
+    mask: Tensor,
+    class_ids: Tensor | None,
+    *,
+    gamma1: float = 4.0,
+    gamma2: float = 5.0,
+    gamma3: float = 10.0,
+) -> tuple[Tensor, Tensor]:
+    """Word loss and sentence loss of what an image encoder saw, its regions (B, D, h, w) and global features (B, D).
+
+    The other arguments and the errors are those of :func:`word_loss` and :func:`sentence_loss`.
+    """
+    regions, features = seen
+    by_word = word_loss(regions, words, mask, class_ids, gamma1=gamma1, gamma2=gamma2, gamma3=gamma3)
+    return by_word, sentence_loss(features, sentence, class_ids, gamma3=gamma3)

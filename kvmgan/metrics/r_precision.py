@@ -7,28 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kvmgan.errors import UserError
-
-# Pictures judged at once: bounds the gathered candidate features to a few hundred MB at D = 256.
-_CHUNK = 1000
-
-
-def draw_mismatched(class_ids: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """For each of N captions, ``count`` different captions of other classes, (N, count) indices.
-
-    Raises:
-        UserError: if some caption has fewer than ``count`` captions of other classes beside it.
-    """
-    rng = np.random.default_rng((seed, 1))
-    everything = np.arange(len(class_ids))
-    others = {c: everything[class_ids != c] for c in np.unique(class_ids)}
-    fewest = min(len(other) for other in others.values())
-    if fewest < count:
-        raise UserError(
-            f"--evaluation.candidates is {count + 1}, but only {fewest} captions of other classes are at hand: "
-            "lower it or raise --evaluation.images"
-        )
-    return np.stack([rng.choice(others[c], count, replace=False) for c in class_ids])
+# Candidates judged at once, over all pictures of a part: bounds their gathered features to a hundred MB at D = 256.
+_CHUNK = 100_000
 
 
 def r_precision(pictures: Tensor, captions: Tensor, mismatched: np.ndarray, folds: int) -> tuple[float, float]:
@@ -39,12 +19,12 @@ def r_precision(pictures: Tensor, captions: Tensor, mismatched: np.ndarray, fold
     Args:
         pictures: (N, D) global features.
         captions: (N, D) sentence features, row i belongs to picture i.
-        mismatched: (N, K) rows of ``captions`` to choose among beside the true one.
+        mismatched: (N, K) rows of ``captions`` to choose among beside the true one, K at least 1.
         folds: parts of nearly equal size, taken in order.
     """
     pictures, captions = F.normalize(pictures.float(), dim=1), F.normalize(captions.float(), dim=1)
     scores = []
-    for rows in torch.arange(len(pictures)).split(_CHUNK):
+    for rows in torch.arange(len(pictures)).split(max(1, _CHUNK // mismatched.shape[1])):
         # One product for true and mismatched captions, so that equal captions give equal cosines.
         choices = torch.cat((rows[:, None], torch.from_numpy(mismatched[rows.numpy()])), dim=1)
         cosines = torch.einsum("nd,nkd->nk", pictures[rows], captions[choices])

@@ -23,7 +23,7 @@ class AttributeClassifier(nn.Module):
         super().__init__()
         if not cardinalities or min(cardinalities.values()) < 2:
             raise UserError(f"cardinalities is {dict(cardinalities)}, expected attributes with two values or more each")
-        self.cardinalities = dict(cardinalities)
+        self.width, self.cardinalities = width, dict(cardinalities)
         self.trunk = nn.Sequential(
             halving_block(3, width),
             halving_block(width, 2 * width),

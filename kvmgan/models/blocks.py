@@ -5,21 +5,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def initialise_weights(module: nn.Module) -> None:
-    """Initialise one module as AttnGAN does; use with ``model.apply(initialise_weights)``.
-
-    Convolutions and linear layers get orthogonal weights, linear biases zero, and batch
-    normalisation a scale from N(1, 0.02) and a shift of zero.
-    """
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.orthogonal_(module.weight)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
-        nn.init.zeros_(module.bias)
-
-
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
     """3x3 convolution without bias that keeps the size."""
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
@@ -32,19 +17,33 @@ def gated(features: Tensor) -> Tensor:
     return values * gates.sigmoid()
 
 
-def enlarging_conv(features: Tensor, weight: Tensor) -> Tensor:
-    """Nearest-neighbour x2, then a 3x3 convolution, as one transposed convolution: (B, in, H, W) -> (B, out, 2H, 2W).
+# Below this, adding the weights of a 3x3 convolution up costs more than the products that it spares.
+FEW_POSITIONS = 256
 
-    Each of the 2x2 copies of a pixel meets some of the nine weights, so weights that meet the same pixel
-    are added beforehand: 4 products an output instead of 9, and no enlarged copy of the features.
+
+def enlarging_conv(features: Tensor, weight: Tensor) -> Tensor:
+    """Nearest-neighbour x2, then a 3x3 convolution: (B, in, H, W) -> (B, out, 2H, 2W).
+
+    From ``FEW_POSITIONS`` positions B*H*W on, both are one transposed convolution. Each of the 2x2 copies of a pixel
+    meets some of the nine weights, so weights that meet the same pixel are added beforehand: 4 products an output
+    instead of 9, and no enlarged copy of the features.
 
     Args:
         features: (B, in, H, W).
         weight: (out, in, 3, 3).
     """
+    batch, _, height, width = features.shape
+    if batch * height * width < FEW_POSITIONS:
+        return F.conv2d(F.interpolate(features, scale_factor=2.0, mode="nearest"), weight, padding=1)
     flipped = weight.flip(2, 3).transpose(0, 1)
     kernel = F.avg_pool2d(flipped, kernel_size=2, stride=1, padding=1, divisor_override=1)
     return F.conv_transpose2d(features, kernel, stride=2, padding=1)
+
+
+def folded(weight: Tensor) -> Tensor:
+    """The weight (out, C, 3, 3) that makes of h what ``weight`` (out, 2C, 3, 3) makes of (h, h): its halves added."""
+    first, second = weight.chunk(2, dim=1)
+    return first + second
 
 
 class UpsampleBlock(nn.Module):
@@ -55,12 +54,14 @@ class UpsampleBlock(nn.Module):
         self.conv = conv3x3(in_channels, 2 * out_channels)
         self.norm = nn.BatchNorm2d(2 * out_channels)
 
-    def forward(self, features: Tensor) -> Tensor:
-        return gated(self.norm(enlarging_conv(features, self.conv.weight)))
+    def forward(self, features: Tensor, *, doubled: bool = False) -> Tensor:
+        """``doubled``: features are (B, in / 2, H, W) and stand for themselves twice over."""
+        weight = folded(self.conv.weight) if doubled else self.conv.weight
+        return gated(self.norm(enlarging_conv(features, weight)))
 
 
 class ResidualBlock(nn.Module):
-    """x + (conv3x3, batch normalisation, GLU, conv3x3, batch normalisation)(x), shape kept."""
+    """x + (conv3x3, batch normalisation, GLU, conv3x3, batch normalisation)(x), shape (B, channels, H, W) kept."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -69,9 +70,15 @@ class ResidualBlock(nn.Module):
         self.conv2 = conv3x3(channels, channels)
         self.norm2 = nn.BatchNorm2d(channels)
 
-    def forward(self, features: Tensor) -> Tensor:
-        hidden = gated(self.norm1(self.conv1(features)))
-        return features + self.norm2(self.conv2(hidden))
+    def forward(self, features: Tensor, *, doubled: bool = False) -> Tensor:
+        """``doubled``: features are (B, channels / 2, H, W) and stand for themselves twice over."""
+        weight = folded(self.conv1.weight) if doubled else self.conv1.weight
+        hidden = gated(self.norm1(F.conv2d(features, weight, padding=1)))
+        change = self.norm2(self.conv2(hidden))
+        if not doubled:
+            return features + change
+        # Added to both halves at once: the doubled features never stand in memory.
+        return (change.unflatten(1, (2, -1)) + features.unsqueeze(1)).flatten(1, 2)
 
 
 class ImageHead(nn.Module):

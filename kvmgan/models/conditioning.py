@@ -22,12 +22,10 @@ class ConditioningAugmentation(nn.Module):
 
         Args:
             sentence: (B, sentence_dim).
-            noise: (B, condition_dim), standard normal. ``None``: drawn in training mode, zero in
-                evaluation mode, so that the condition is mu.
+            noise: (B, condition_dim), standard normal; zeros give mu. ``None``: drawn from torch's default
+                generator, in evaluation mode too.
         """
         mu, logvar = F.glu(self.fc(sentence), dim=1).chunk(2, dim=1)
         if noise is None:
-            if not self.training:
-                return mu, mu, logvar
             noise = torch.randn_like(mu)
         return mu + noise * torch.exp(0.5 * logvar), mu, logvar

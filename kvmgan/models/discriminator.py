@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from kvmgan.errors import UserError
+from kvmgan.models.initialisation import initialise_weights
+from kvmgan.models.recomputation import recomputed
 
 # DM-GAN's deepest discriminator without reducing convolutions works on 64 pixels: four halvings down to 4x4.
 PLAIN_HALVINGS = 4
@@ -24,22 +26,28 @@ class Discriminator(nn.Module):
     Halving convolutions (4x4, stride 2) lead to 4x4 features; channels start so that 8 * width are
     reached at 4x4 for 16 to 64 pixels, and go on doubling for larger images, whose surplus channels
     3x3 convolutions halve back to 8 * width. All convolutions but the two last ones have spectral
-    normalisation. For 64, 128 and 256 pixels every shape is that of DM-GAN's released discriminators.
+    normalisation, and all start orthogonal. For 64, 128 and 256 pixels every shape is that of DM-GAN's released
+    discriminators.
 
     Args:
         size: height and width of the images in pixels, a power of two >= 16.
         width: channels after the first convolution at 64 pixels and above; there are 8 * width at the end.
         sentence_dim: length of the sentence feature.
+        checkpoint_activations: in training mode compute the activations between images and features again in
+            backward instead of keeping them: less memory for more time, the same gradients. Can be set at any time.
 
     Raises:
         UserError: ``size`` isn't a power of two >= 16.
     """
 
-    def __init__(self, size: int, *, width: int = 32, sentence_dim: int = 256) -> None:
+    def __init__(
+        self, size: int, *, width: int = 32, sentence_dim: int = 256, checkpoint_activations: bool = False
+    ) -> None:
         super().__init__()
         if size < 16 or size & (size - 1):
             raise UserError(f"size is {size}, expected a power of two, 16 or more")
         self.size = size
+        self.checkpoint_activations = checkpoint_activations
         self.channels = 8 * width
         # size is 4 * 2**halvings.
         halvings = size.bit_length() - 3
@@ -54,6 +62,7 @@ class Discriminator(nn.Module):
         self.joint = spectral_norm(nn.Conv2d(self.channels + sentence_dim, self.channels, kernel_size=3, padding=1))
         self.unconditional_head = nn.Conv2d(self.channels, 1, kernel_size=4)
         self.conditional_head = nn.Conv2d(self.channels, 1, kernel_size=4)
+        self.apply(initialise_weights)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, 8 * width, 4, 4) of images (B, 3, size, size) in [-1, 1].
@@ -63,7 +72,18 @@ class Discriminator(nn.Module):
         """
         if images.ndim != 4 or images.shape[1:] != (3, self.size, self.size):
             raise ValueError(f"images is {tuple(images.shape)}, expected (B, 3, {self.size}, {self.size})")
-        return self.trunk(images)
+        if not (self.checkpoint_activations and self.training):
+            return self.trunk(images)
+        # Read here: a read in backward would move the power iteration on, and give weights that forward didn't use.
+        weights = [conv.weight for conv in self.trunk[::2]]
+        return recomputed(self._features, images, *weights, module=self.trunk)
+
+    def _features(self, images: Tensor, *weights: Tensor) -> Tensor:
+        """The trunk with the weights of its convolutions given."""
+        features = images
+        for conv, activation, weight in zip(self.trunk[::2], self.trunk[1::2], weights, strict=True):
+            features = activation(F.conv2d(features, weight, conv.bias, conv.stride, conv.padding))
+        return features
 
     def unconditional(self, features: Tensor) -> Tensor:
         """Logits (B,): is it a real image? From features (B, 8 * width, 4, 4)."""

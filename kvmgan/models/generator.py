@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kvmgan.errors import UserError
-from kvmgan.models.blocks import ImageHead, UpsampleBlock, initialise_weights
+from kvmgan.models.blocks import ImageHead, UpsampleBlock
 from kvmgan.models.conditioning import ConditioningAugmentation
+from kvmgan.models.initialisation import initialise_weights
+from kvmgan.models.recomputation import run_block
 from kvmgan.models.refinement import Refinement, RefinementStage
 
 
@@ -47,11 +49,12 @@ class InitialStage(nn.Module):
             self.blocks.append(UpsampleBlock(channels, channels // 2))
             channels //= 2
 
-    def forward(self, condition: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, condition: Tensor, noise: Tensor, *, recompute: bool = False) -> Tensor:
+        """``recompute``: whether backward computes the blocks' activations again instead of keeping them."""
         features = F.glu(self.norm(self.fc(torch.cat((condition, noise), dim=1))), dim=1)
         features = features.unflatten(1, (-1, 4, 4))
         for block in self.blocks:
-            features = block(features)
+            features = run_block(block, features, recompute=recompute)
         return features
 
 
@@ -72,6 +75,8 @@ class Generator(nn.Module):
         refinement: how refinement stages use the words, see :class:`RefinementStage`.
         residual_blocks: residual blocks in each refinement stage.
         memory_options: keyword arguments of :class:`kvmem.KVMemoryLayer`.
+        checkpoint_activations: in training mode keep only what goes from block to block, and compute a block's
+            activations again in backward: less memory for more time, the same gradients. Can be set at any time.
 
     Raises:
         UserError: a setting out of its range.
@@ -90,6 +95,7 @@ class Generator(nn.Module):
         refinement: Refinement = "memory",
         residual_blocks: int = 2,
         memory_options: Mapping[str, Any] | None = None,
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
         if stages < 1:
@@ -97,7 +103,8 @@ class Generator(nn.Module):
         if base_size < 8 or base_size & (base_size - 1):
             raise UserError(f"base_size is {base_size}, expected a power of two, 8 or more")
         self.sizes = [base_size * 2**stage for stage in range(stages)]
-        self.noise_dim = noise_dim
+        self.noise_dim, self.condition_dim = noise_dim, condition_dim
+        self.checkpoint_activations = checkpoint_activations
         self.conditioning = ConditioningAugmentation(sentence_dim, condition_dim)
         self.initial = InitialStage(condition_dim + noise_dim, width, base_size)
         self.refinements = nn.ModuleList(
@@ -130,8 +137,8 @@ class Generator(nn.Module):
             sentence: (B, sentence_dim) sentence features.
             words: (B, T, word_dim) word features.
             mask: (B, T) bool, True where the slot holds a word.
-            condition_noise: (B, condition_dim), standard normal. ``None``: drawn in training mode;
-                in evaluation mode the condition is its mean.
+            condition_noise: (B, condition_dim), standard normal; zeros give the condition's mean. ``None``: drawn
+                from torch's default generator, in evaluation mode too.
             return_attention: whether to return the attention of the refinement stages.
 
         Raises:
@@ -144,11 +151,12 @@ class Generator(nn.Module):
                 f"mask is {tuple(mask.shape)} {mask.dtype}, expected {tuple(words.shape[:2])} torch.bool (True = word)"
             )
         condition, mu, logvar = self.conditioning(sentence, condition_noise)
-        features = self.initial(condition, noise)
+        recompute = self.checkpoint_activations and self.training
+        features = self.initial(condition, noise, recompute=recompute)
         images = [self.heads[0](features)]
         attentions = []
         for refine, head in zip(self.refinements, self.heads[1:], strict=True):
-            features, attention = refine(features, words, mask, return_attention=return_attention)
+            features, attention = refine(features, words, mask, return_attention=return_attention, recompute=recompute)
             images.append(head(features))
             if attention is not None:
                 attentions.append(attention)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import kvmem
 from kvmgan.errors import UserError
 from kvmgan.models.blocks import ResidualBlock, UpsampleBlock
+from kvmgan.models.recomputation import run_block
 from kvmgan.models.word_attention import WordAttention
 
 Refinement = Literal["memory", "attention", "none"]
@@ -23,7 +24,8 @@ class RefinementStage(nn.Module):
     - ``"attention"``: the features and their word context (AttnGAN);
     - ``"none"``: the features, twice: no word is looked at (StackGAN-v2's plain stages).
 
-    These 2C channels go through the residual blocks and one upsampling block back to C.
+    These 2C channels go through the residual blocks and one upsampling block back to C. What comes in twice is
+    convolved once, with the two halves of the weight added.
 
     Args:
         width: channels C.
@@ -53,11 +55,17 @@ class RefinementStage(nn.Module):
             self.memory = kvmem.KVMemoryLayer(width, word_dim, **(memory_options or {}))
         elif refinement == "attention":
             self.attention = WordAttention(width, word_dim)
-        self.residual = nn.Sequential(*(ResidualBlock(2 * width) for _ in range(residual_blocks)))
+        self.residual = nn.ModuleList(ResidualBlock(2 * width) for _ in range(residual_blocks))
         self.upsample = UpsampleBlock(2 * width, width)
 
     def forward(
-        self, features: Tensor, words: Tensor, mask: Tensor, *, return_attention: bool = False
+        self,
+        features: Tensor,
+        words: Tensor,
+        mask: Tensor,
+        *,
+        return_attention: bool = False,
+        recompute: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the refined features and, if asked for and there is one, the attention (B, T, H, W).
 
@@ -66,18 +74,20 @@ class RefinementStage(nn.Module):
             words: (B, T, D).
             mask: (B, T) bool, True where the slot holds a word.
             return_attention: whether to return the attention.
+            recompute: whether backward computes the blocks' activations again instead of keeping them.
         """
         attention = None
         if self.refinement == "memory":
             if return_attention:
-                response, attention = self.memory(features, words, mask, return_attention=True)
+                features, attention = self.memory(features, words, mask, return_attention=True)
             else:
-                response = self.memory(features, words, mask)
-            joined = torch.cat((response, response), dim=1)
+                features = self.memory(features, words, mask)
         elif self.refinement == "attention":
             context, attention = self.attention(features, words, mask)
-            joined = torch.cat((features, context), dim=1)
-        else:
-            joined = torch.cat((features, features), dim=1)
-        refined = self.upsample(self.residual(joined))
+            features = torch.cat((features, context), dim=1)
+        doubled = self.refinement != "attention"
+        for block in self.residual:
+            features = run_block(block, features, recompute=recompute, doubled=doubled)
+            doubled = False
+        refined = run_block(self.upsample, features, recompute=recompute, doubled=doubled)
         return refined, attention if return_attention else None

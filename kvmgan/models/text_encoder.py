@@ -43,7 +43,7 @@ class TextEncoder(nn.Module):
 
         Args:
             tokens: (B, T) int64. What stands at or after a caption's length has no effect.
-            lengths: (B,) int64, from 1 to T, in any order.
+            lengths: (B,) int64, from 1 to T, in any order; on the host, where packing needs them.
 
         Raises:
             ValueError: ``tokens`` isn't (B, T), or a length is out of range.
@@ -53,10 +53,9 @@ class TextEncoder(nn.Module):
                 f"tokens is {tuple(tokens.shape)} and lengths {tuple(lengths.shape)}, expected (B, T) and (B,)"
             )
         max_words = tokens.shape[1]
-        # Packing needs the lengths on the host whatever the device.
-        host_lengths = lengths.cpu()
-        if host_lengths.min() < 1 or host_lengths.max() > max_words:
-            raise ValueError(f"lengths has values {host_lengths.tolist()}, expected 1 to {max_words}")
+        host_lengths = lengths.tolist()
+        if min(host_lengths) < 1 or max(host_lengths) > max_words:
+            raise ValueError(f"lengths has values {host_lengths}, expected 1 to {max_words}")
         embedded = self.drop(self.encoder(tokens))
         packed = pack_padded_sequence(embedded, host_lengths, batch_first=True, enforce_sorted=False)
         states, (last_states, _) = self.rnn(packed)

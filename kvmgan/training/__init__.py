@@ -1,1 +1,1 @@
-"""The training loop and its state: pretraining, adversarial steps, checkpoints, run folders."""
+"""The adversarial training: its data, loop, step, state, checkpoints and evaluation."""

@@ -1,19 +1,26 @@
-"""The data of a run, from the options: both splits, the vocabulary and, for birds, the truth."""
+"""The data of a run, from the settings: both splits, the vocabulary and, for birds, the truth."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from kvmgan.config import Options
+from kvmgan.config import DataOptions, Options
+from kvmgan.data.coco import read_coco
+from kvmgan.data.cub import read_cub
 from kvmgan.data.dataset import TextImageDataset
+from kvmgan.data.folder import read_folder
+from kvmgan.data.layouts import find_layout
 from kvmgan.data.procedural.archive import AttributeTruth, ensure_birds, load_attributes
-from kvmgan.data.records import Record
-from kvmgan.data.sources import load_records
+from kvmgan.data.records import Record, Split
 from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.errors import UserError
-from kvmgan.training.progress import Progress
+from kvmgan.runs.progress import Progress
+
+# The procedural birds lie on disk as CUB does.
+_READERS = {"birds": read_cub, "cub": read_cub, "coco": read_coco, "folder": read_folder}
 
 
 @dataclass
@@ -26,19 +33,42 @@ class Splits:
     truth: AttributeTruth | None
 
     def digest(self) -> str:
-        """Hash of what training sees: keys, classes, captions and file sizes of the train split, and the vocabulary."""
+        """Hash of what pretraining sees: keys, classes, captions and file sizes of both splits, and the vocabulary."""
         digest = hashlib.sha256(repr(self.vocabulary.words).encode())
-        for record in self.train.records:
+        for record in [*self.train.records, *self.test.records]:
             size = record.image_path.stat().st_size
             digest.update(repr((record.key, record.class_id, record.captions, record.box, size)).encode())
         return digest.hexdigest()
 
 
-def data_root(options: Options, cache_dir: Path) -> Path:
+def with_layout(data: DataOptions) -> DataOptions:
+    """The settings with the layout found out where only a root is given.
+
+    Raises:
+        UserError: if the root is no folder, or holds no layout that is known.
+    """
+    if data.root is None:
+        return data
+    if not data.root.is_dir():
+        raise UserError(f"the data folder {data.root} is missing: --data.root names the folder that holds the data")
+    if data.name != "birds":
+        return data
+    return replace(data, name=find_layout(data.root))
+
+
+def load_records(name: Literal["birds", "cub", "coco", "folder"], root: Path, split: Split) -> list[Record]:
+    """The records of one split of the data of layout ``name`` in ``root``; drawn birds are read as CUB is.
+
+    Raises:
+        UserError: for whatever is missing in ``root``.
+    """
+    return _READERS[name](root, split)
+
+
+def data_root(data: DataOptions, cache_dir: Path) -> Path:
     """Folder of the data; procedural birds are drawn below ``cache_dir`` if they aren't there yet."""
-    if options.data.name != "birds":
-        assert options.data.root is not None  # config.validate refuses such options
-        return options.data.root
+    if data.root is not None:
+        return data.root
     bars: list[Progress] = []
 
     def follow(done: int, total: int) -> None:
@@ -48,7 +78,7 @@ def data_root(options: Options, cache_dir: Path) -> Path:
         bars[0].advance(1)
 
     try:
-        return ensure_birds(options.data.root or cache_dir / "data", options.data.birds, follow)
+        return ensure_birds(cache_dir / "data", data.birds, follow)
     finally:
         for bar in bars:
             bar.close()
@@ -57,41 +87,44 @@ def data_root(options: Options, cache_dir: Path) -> Path:
 def load_test_split(
     options: Options, root: Path, vocabulary: Vocabulary
 ) -> tuple[TextImageDataset, AttributeTruth | None]:
-    """The test images in order, centre-cropped, and the truth of procedural birds."""
+    """The test images and the truth of procedural birds."""
     truth = load_attributes(root) if options.data.name == "birds" else None
-    return _dataset(load_records(options.data.name, root, "test"), vocabulary, options, train=False), truth
+    return _dataset(load_records(options.data.name, root, "test"), vocabulary, options), truth
 
 
 def load_splits(options: Options, root: Path, vocabulary: Vocabulary | None = None) -> Splits:
     """Read both splits; the vocabulary is built over train then test captions unless one is given.
 
     Raises:
-        UserError: for missing or unusable data, or a batch larger than the train split.
+        UserError: for missing or unusable data, or a single training image.
     """
     records = load_records(options.data.name, root, "train")
     if vocabulary is None:
         everything = records + load_records(options.data.name, root, "test")
         vocabulary = Vocabulary.build(caption for record in everything for caption in record.captions)
-    train = _dataset(records, vocabulary, options, train=True)
-    for option in ("training", "damsm", "classifier"):
-        batch_size = getattr(options, option).batch_size
-        if batch_size > len(train):
-            raise UserError(
-                f"--{option}.batch-size is {batch_size}, but there are {len(train)} training images: lower it"
-            )
+    train = _dataset(records, vocabulary, options)
+    if len(train) < 2:
+        raise UserError(f"{root} has {len(train)} usable training image: two are needed for a mismatched caption")
     test, truth = load_test_split(options, root, vocabulary)
     return Splits(train, test, vocabulary, truth)
 
 
-def _dataset(records: list[Record], vocabulary: Vocabulary, options: Options, *, train: bool) -> TextImageDataset:
-    dataset = TextImageDataset(
-        records,
-        vocabulary,
-        sizes=options.sizes,
-        max_words=options.data.max_words,
-        train=train,
-        seed=options.training.seed,
-    )
+def fit_to_data(options: Options, splits: Splits) -> Options:
+    """The options with batches no larger than the training split; what is lowered is printed."""
+    groups = ["training", "damsm"] + (["classifier"] if splits.truth is not None else [])
+    for group in groups:
+        settings = getattr(options, group)
+        if settings.batch_size > len(splits.train):
+            print(
+                f"note: --{group}.batch-size {settings.batch_size} is lowered to the {len(splits.train)} training "
+                "images that there are"
+            )
+            options = replace(options, **{group: replace(settings, batch_size=len(splits.train))})
+    return options
+
+
+def _dataset(records: list[Record], vocabulary: Vocabulary, options: Options) -> TextImageDataset:
+    dataset = TextImageDataset(records, vocabulary, sizes=options.sizes, max_words=options.data.max_words)
     for path, reason in dataset.skipped:
         print(f"warning: skipped {path}: {reason}")
     return dataset

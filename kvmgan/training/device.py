@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from kvmgan.errors import UserError
 
 
-def resolve_device(name: str) -> torch.device:
-    """The torch device of ``--training.device``.
+def resolve_device(name: str, option: str = "--training.device") -> torch.device:
+    """The torch device that ``option`` names.
 
     Raises:
         UserError: if the name is unknown or the GPU can't be used.
@@ -23,10 +22,10 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise UserError(f"--training.device is {name!r}: choose auto, cpu, cuda or cuda:N")
+        raise UserError(f"{option} is {name!r}: choose auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
-        raise UserError(f"--training.device is {name!r} but torch sees {found} GPUs here: choose auto or cpu")
+        raise UserError(f"{option} is {name!r} but torch sees {found} GPUs here: choose auto or cpu")
     return device
 
 
@@ -37,6 +36,8 @@ def set_threads(threads: int) -> int:
     return count
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """bfloat16 autocast, or nothing for float32."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+def set_products(*, tf32: bool, benchmark: bool) -> None:
+    """Choose how NVIDIA GPUs multiply float32 numbers, and whether cuDNN tries its convolutions to take the fastest."""
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = benchmark

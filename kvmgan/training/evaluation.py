@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,95 +10,40 @@ import torch
 from torch import Tensor
 
 from kvmgan.code_version import code_version
-from kvmgan.config import EvaluationOptions
+from kvmgan.config import EvaluationOptions, Options
 from kvmgan.data.batches import evaluation_batches
 from kvmgan.data.dataset import TextImageDataset
+from kvmgan.data.pixels import to_scales
 from kvmgan.data.procedural.archive import AttributeTruth
-from kvmgan.errors import UserError
 from kvmgan.metrics.attribute_accuracy import attribute_accuracy, attribute_targets, named_attributes
-from kvmgan.metrics.r_precision import draw_mismatched, r_precision
+from kvmgan.metrics.candidates import draw_mismatched
+from kvmgan.metrics.evaluation_pairs import EvaluationPairs, draw_pairs
+from kvmgan.metrics.metric_rows import metric_row
+from kvmgan.metrics.r_precision import r_precision
+from kvmgan.metrics.seen import Seen, see
 from kvmgan.models.generator import Generator
-from kvmgan.training.encoders import Encoders, weights_digest
+from kvmgan.pretraining.encoders import Encoders, weights_digest
+from kvmgan.random_streams import normal_noise
+from kvmgan.training.builders import build_generator
 
 
-@dataclass
-class TestPairs:
-    """N pairs of a test record and one of its captions."""
+def evaluate_average(
+    average: Generator,
+    encoders: Encoders,
+    dataset: TextImageDataset,
+    truth: AttributeTruth | None,
+    options: Options,
+    device: torch.device,
+) -> list[dict[str, Any]]:
+    """Score a run's averaged generator as ``ema``, with ``evaluation.untrained`` one of random weights beside it.
 
-    records: np.ndarray
-    captions: np.ndarray
-    class_ids: np.ndarray
-    tokens: Tensor
-    lengths: Tensor
-
-
-@dataclass
-class Seen:
-    """What the frozen encoders see in N pictures: features (N, D) and attribute -> value index (N,)."""
-
-    features: Tensor
-    attributes: dict[str, Tensor]
-
-
-def draw_pairs(dataset: TextImageDataset, count: int, seed: int) -> TestPairs:
-    """Draw ``count`` pairs: every record once in random order, then again, each time with a random caption."""
-    rng = np.random.default_rng((seed, 0))
-    rounds = -(-count // len(dataset))
-    records = np.concatenate([rng.permutation(len(dataset)) for _ in range(rounds)])[:count]
-    first = [int(rng.integers(len(dataset.records[record].captions))) for record in records]
-    encoded = [_encode(dataset, int(record), caption) for record, caption in zip(records, first, strict=True)]
-    return TestPairs(
-        records,
-        np.array([caption for caption, _, _ in encoded]),
-        np.array([dataset.records[record].class_id for record in records]),
-        torch.stack([tokens for _, tokens, _ in encoded]),
-        torch.tensor([length for _, _, length in encoded]),
-    )
-
-
-def _encode(dataset: TextImageDataset, record: int, caption: int) -> tuple[int, Tensor, int]:
-    """Index, tokens and length of a caption, or of the record's next one that holds a known word."""
-    count = len(dataset.records[record].captions)
-    for index in range(caption, caption + count - 1):
-        try:
-            return index % count, *dataset.encode_caption(record, index % count)
-        except UserError:
-            continue
-    # Every record of a dataset has a caption that can be encoded: it is the last one left.
-    last = (caption - 1) % count
-    return last, *dataset.encode_caption(record, last)
-
-
-def check_candidates(dataset: TextImageDataset, options: EvaluationOptions) -> None:
-    """Find out before training whether R-precision has enough captions to choose among.
-
-    Raises:
-        UserError: if it hasn't.
+    Returns what :func:`evaluate` does.
     """
-    draw_mismatched(draw_pairs(dataset, options.images, options.seed).class_ids, options.candidates - 1, options.seed)
-
-
-@torch.no_grad()
-def see(batches: Iterator[Tensor], encoders: Encoders) -> Seen:
-    """Encode pictures (b, 3, s, s), batch by batch."""
-    features, attributes = [], []
-    for images in batches:
-        features.append(encoders.image(images)[1].cpu())
-        if encoders.classifier is not None:
-            attributes.append({name: x.argmax(dim=1).cpu() for name, x in encoders.classifier(images).items()})
-    names = attributes[0] if attributes else ()
-    return Seen(torch.cat(features), {name: torch.cat([part[name] for part in attributes]) for name in names})
-
-
-@torch.no_grad()
-def generate(
-    generator: Generator, pairs: TestPairs, encoders: Encoders, options: EvaluationOptions, device: torch.device
-) -> Iterator[Tensor]:
-    """Last pictures of a generator in evaluation mode for every pair, in batches (b, 3, s, s)."""
-    noise = torch.randn(len(pairs.tokens), generator.noise_dim, generator=torch.Generator().manual_seed(options.seed))
-    for rows in torch.arange(len(noise)).split(options.batch_size):
-        words, sentence, mask = encoders.encode(pairs.tokens[rows].to(device), pairs.lengths[rows].to(device))
-        yield generator(noise[rows].to(device), sentence, words, mask).images[-1]
+    generators = {"ema": average}
+    if options.evaluation.untrained:
+        untrained = build_generator(options.model, encoders.shape.word_dim, options.training.seed)
+        generators["untrained"] = untrained.to(device)
+    return evaluate(generators, encoders, dataset, truth, options, device)
 
 
 def evaluate(
@@ -109,67 +51,99 @@ def evaluate(
     encoders: Encoders,
     dataset: TextImageDataset,
     truth: AttributeTruth | None,
-    options: EvaluationOptions,
+    options: Options,
     device: torch.device,
 ) -> list[dict[str, Any]]:
-    """Score generators by name, and real pictures as ``real``, on test captions.
+    """Score generators of ``options.model`` by name, and real pictures as ``real``, on test captions.
+
+    R-precision is left out, with a line on standard output, where all captions are of one class.
 
     Returns:
         One row a metric and subject: ``metric``, ``subject``, ``value`` [percent], more figures, ``protocol``.
     """
-    pairs = draw_pairs(dataset, options.images, options.seed)
-    mismatched = draw_mismatched(pairs.class_ids, options.candidates - 1, options.seed)
-    sentences = torch.cat(
-        [
-            encoders.encode(tokens.to(device), lengths.to(device))[1].cpu()
-            for tokens, lengths in zip(
-                pairs.tokens.split(options.batch_size), pairs.lengths.split(options.batch_size), strict=True
-            )
-        ]
-    )
+    judging = options.evaluation
+    dataset = dataset.limited(judging.max_words)
+    pairs = draw_pairs(dataset, judging.images, judging.seed)
+    mismatched = draw_mismatched(pairs.class_ids, judging.candidates - 1, judging.seed)
+    if mismatched.shape[1] == 0:
+        print(f"note: R-precision is left out: all {len(pairs)} captions are of one class, there is no wrong one")
+        if truth is None or encoders.classifier is None:
+            # Nothing is left to judge pictures by: none is made.
+            return []
+    noise_shape = len(pairs), options.model.noise_dim + options.model.condition_dim
+    noise = normal_noise(noise_shape, judging.seed, "evaluation noise").to(device)
     seen = {
-        name: see(generate(generator.eval(), pairs, encoders, options, device), encoders)
+        name: see(
+            _generated(generator.eval(), pairs, encoders, noise, judging.batch_size),
+            encoders.image,
+            encoders.classifier,
+        )
         for name, generator in generators.items()
     }
-    real = see((b.images[-1].to(device) for b in evaluation_batches(dataset, options.batch_size)), encoders)
-    rows = torch.from_numpy(pairs.records)
-    seen["real"] = Seen(real.features[rows], {name: values[rows] for name, values in real.attributes.items()})
-    return _r_precision_rows(seen, sentences, mismatched, encoders, options) + _attribute_rows(
-        seen, pairs, encoders, dataset, truth, options
+    seen["real"] = _see_real(dataset, encoders, judging.batch_size, device)[torch.from_numpy(pairs.records)]
+    return _r_precision_rows(seen, pairs, mismatched, encoders, judging) + _attribute_rows(
+        seen, pairs, encoders, dataset, truth, judging
     )
+
+
+@torch.no_grad()
+def _generated(
+    generator: Generator, pairs: EvaluationPairs, encoders: Encoders, noise: Tensor, batch_size: int
+) -> Iterator[Tensor]:
+    """Last pictures of a generator for every pair, in batches (b, 3, s, s); noise (N, Z + C): the condition's last."""
+    batches = (tensor.split(batch_size) for tensor in (pairs.tokens, pairs.lengths, noise))
+    for tokens, lengths, drawn in zip(*batches, strict=True):
+        words, sentence, mask = encoders.encode(tokens, lengths)
+        own, condition = drawn[:, : generator.noise_dim], drawn[:, generator.noise_dim :]
+        yield generator(own, sentence, words, mask, condition_noise=condition).images[-1]
+
+
+def _see_real(dataset: TextImageDataset, encoders: Encoders, batch_size: int, device: torch.device) -> Seen:
+    """What is seen in every record's own picture, at the largest size."""
+    batches = evaluation_batches(dataset, batch_size)
+    pictures = (to_scales(batch.pixels.to(device), dataset.sizes[-1:])[0] for batch in batches)
+    return see(pictures, encoders.image, encoders.classifier)
 
 
 def _r_precision_rows(
-    seen: Mapping[str, Seen], sentences: Tensor, mismatched: np.ndarray, encoders: Encoders, options: EvaluationOptions
+    seen: Mapping[str, Seen],
+    pairs: EvaluationPairs,
+    mismatched: np.ndarray,
+    encoders: Encoders,
+    judging: EvaluationOptions,
 ) -> list[dict[str, Any]]:
-    protocol = _protocol(options) | {
+    if mismatched.shape[1] == 0:
+        return []
+    batches = zip(pairs.tokens.split(judging.batch_size), pairs.lengths.split(judging.batch_size), strict=True)
+    sentences = torch.cat([encoders.encode(tokens, lengths)[1].cpu() for tokens, lengths in batches])
+    protocol = _protocol(judging) | {
         "name": "damsm",
-        "candidates": options.candidates,
-        "folds": options.folds,
+        "candidates": 1 + mismatched.shape[1],
+        "folds": judging.folds,
         "extractor": type(encoders.image).__name__,
         "extractor_weights": weights_digest(encoders.image),
         "text_encoder_weights": weights_digest(encoders.text),
     }
     rows = []
     for subject, pictures in seen.items():
-        mean, deviation = r_precision(pictures.features, sentences, mismatched, options.folds)
-        rows.append(_row("r_precision", subject, mean, {"std": round(deviation, 3)}, protocol))
+        mean, deviation = r_precision(pictures.features, sentences, mismatched, judging.folds)
+        rows.append(metric_row("r_precision", subject, mean, {"std": round(deviation, 3)}, protocol))
     return rows
 
 
 def _attribute_rows(
     seen: Mapping[str, Seen],
-    pairs: TestPairs,
+    pairs: EvaluationPairs,
     encoders: Encoders,
     dataset: TextImageDataset,
     truth: AttributeTruth | None,
-    options: EvaluationOptions,
+    judging: EvaluationOptions,
 ) -> list[dict[str, Any]]:
     if truth is None or encoders.classifier is None:
         return []
-    records = [dataset.records[r] for r in pairs.records]
+    records = [dataset.records[record] for record in pairs.records]
     wanted, named = attribute_targets(records, truth), named_attributes(records, pairs.captions, truth)
-    protocol = _protocol(options) | {
+    protocol = _protocol(judging) | {
         "extractor": type(encoders.classifier).__name__,
         "extractor_weights": weights_digest(encoders.classifier),
     }
@@ -178,36 +152,17 @@ def _attribute_rows(
         score = attribute_accuracy(pictures.attributes, wanted, named)
         by_attribute = {name: round(value, 2) for name, value in score.by_attribute.items()}
         extra = {"named": score.named, "by_attribute": by_attribute}
-        rows.append(_row("attribute_accuracy", subject, score.accuracy, extra, protocol))
+        rows.append(metric_row("attribute_accuracy", subject, score.accuracy, extra, protocol))
     return rows
 
 
-def _protocol(options: EvaluationOptions) -> dict[str, Any]:
-    return {"split": "test", "images": options.images, "seed": options.seed, "code_version": code_version()}
-
-
-def _row(
-    metric: str, subject: str, value: float, extra: Mapping[str, Any], protocol: Mapping[str, Any]
-) -> dict[str, Any]:
-    return {"metric": metric, "subject": subject, "value": round(value, 3), **extra, "protocol": dict(protocol)}
-
-
-def append_metrics(path: Path, rows: Sequence[Mapping[str, Any]], step: int) -> None:
-    """Add the rows to a ``metrics.jsonl``, each with the training step that it belongs to."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(json.dumps({"step": step, **row}) + "\n" for row in rows))
-
-
-def format_metrics(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as a table: subjects down, metrics across [percent]."""
-    metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    subjects = list(dict.fromkeys(row["subject"] for row in rows))
-    values = {(row["subject"], row["metric"]): row for row in rows}
-    lines = [f"{'':<12}" + "".join(f"{metric + ' %':>26}" for metric in metrics)]
-    for subject in subjects:
-        cells = []
-        for metric in metrics:
-            row = values[subject, metric]
-            cells.append(f"{row['value']:.1f}" + (f" ± {row['std']:.1f}" if "std" in row else ""))
-        lines.append(f"{subject:<12}" + "".join(f"{cell:>26}" for cell in cells))
-    return "\n".join(lines)
+def _protocol(judging: EvaluationOptions) -> dict[str, Any]:
+    """What all metrics have in common; ``condition``: drawn around its mean, as in training."""
+    return {
+        "split": "test",
+        "images": judging.images,
+        "max_words": judging.max_words,
+        "condition": "drawn",
+        "seed": judging.seed,
+        "code_version": code_version(),
+    }

@@ -1,32 +1,40 @@
-"""The training loop: steps, statistics, pictures, checkpoints, and a clean stop on a signal."""
+"""The training loop: steps, statistics, pictures, checkpoints, judgements, and a clean stop on a signal."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
-import time
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from kvmgan.config import Options
 from kvmgan.data.batches import BatchStream
 from kvmgan.data.dataset import Batch
+from kvmgan.data.prefetch import prefetched
 from kvmgan.errors import UserError
-from kvmgan.training.checkpoint import list_checkpoints, save_checkpoint
+from kvmgan.files import read_json, write_text
+from kvmgan.metrics.metric_rows import append_metrics, format_metrics
+from kvmgan.pretraining.encoders import Encoders
+from kvmgan.runs.checkpoint_folder import list_checkpoints, prune
+from kvmgan.runs.interruption import Interrupted, SignalGuard
+from kvmgan.runs.profiling import StepProfile
+from kvmgan.runs.progress import Progress
+from kvmgan.runs.run_folder import RunFolder
+from kvmgan.runs.run_log import RunLog
+from kvmgan.training.checkpoint import save_checkpoint
 from kvmgan.training.datasets import Splits
-from kvmgan.training.encoders import Encoders
-from kvmgan.training.interruption import Interrupted, SignalGuard
-from kvmgan.training.progress import Progress
-from kvmgan.training.run_folder import RunFolder
-from kvmgan.training.sampling import FixedSamples, fixed_samples
+from kvmgan.training.evaluation import evaluate_average
+from kvmgan.training.fixed_samples import FixedSamples, fixed_samples
+from kvmgan.training.precision import Precision
 from kvmgan.training.state import TrainingState
-from kvmgan.training.step import training_step
+from kvmgan.training.step import TrainingStep
 
 
 class Loop:
-    """Trains ``state`` to ``training.steps`` and keeps the run folder up to date."""
+    """Context that trains ``state`` to ``training.steps``, keeps the run folder up to date and judges the average."""
 
     def __init__(
         self,
@@ -35,79 +43,135 @@ class Loop:
         state: TrainingState,
         splits: Splits,
         encoders: Encoders,
-        device: torch.device,
+        precision: Precision,
+        profiled_steps: int = 0,
     ):
-        self.run_folder, self.options, self.state, self.encoders, self.device = run, options, state, encoders, device
-        training = options.training
-        self.stream = BatchStream(splits.train, training.batch_size, seed=training.seed, workers=options.data.workers)
-        self.samples: FixedSamples = fixed_samples(splits.test, encoders, options, device)
+        self.run_folder, self.options, self.training = run, options, options.training
+        self.state, self.splits, self.encoders, self.device = state, splits, encoders, precision.device
+        self.step = TrainingStep(encoders, options.training, options.damsm, precision)
+        self.samples: FixedSamples = fixed_samples(splits.test, encoders, options, precision.device)
+        self.log = RunLog(run, state.step)
+        self.profiled_steps = profiled_steps
+        self.best_file = run.path / "best.json"
+        self.best = read_json(self.best_file, "the best checkpoint's score") if self.best_file.exists() else None
+
+    def __enter__(self) -> Loop:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.log.__exit__(*exception)
 
     def run(self, guard: SignalGuard) -> None:
         """Train to the end; pictures and a checkpoint of the last step are written in any case.
 
         Raises:
             Interrupted: on a signal, after the running step is finished and a checkpoint written.
-            UserError: if a loss or a weight stops being finite; nothing of that step is written.
+            UserError: if too many steps in a row aren't finite; nothing of them is written.
         """
-        training, state = self.options.training, self.state
-        self.run_folder.drop_stats_after(state.step)
+        state, training = self.state, self.training
         guard.defer()
         with (
-            SummaryWriter(self.run_folder.path, purge_step=state.step + 1) as writer,
             Progress("train", training.steps, state.step) as progress,
+            StepProfile(self.profiled_steps, self.run_folder.path) as profile,
         ):
             if state.step == 0:
-                self.samples.save(state.average.model, self.run_folder, 0)
+                self._draw()
             for batch in self._batches():
-                losses = training_step(state, batch, self.encoders, self.options)
+                losses = self.step(state, batch)
                 progress.advance(len(batch.tokens))
-                last = state.step == training.steps
-                if state.step % training.log_interval == 0 or last:
-                    self._log(losses, writer, progress)
-                if state.step % training.checkpoint_interval == 0 or last or guard.received:
-                    self._save(losses)
-                if state.step % training.sample_interval == 0 or last:
-                    self._check(losses)
-                    self.samples.save(state.average.model, self.run_folder, state.step)
-                if guard.received and not last:
-                    raise Interrupted(guard.received, f"continue with --resume {self.run_folder.path}")
+                profile.step()
+                self._after_step(losses, guard, progress)
         guard.resume()
+        if guard.received:
+            raise Interrupted(guard.received, self._done())
+
+    def judge(self) -> None:
+        """Score the average, keep the figures, and remember its checkpoint if it is the best so far."""
+        state, name = self.state, self.training.best_metric
+        rows = evaluate_average(
+            state.average.model, self.encoders, self.splits.test, self.splits.truth, self.options, self.device
+        )
+        append_metrics(self.run_folder.metrics, rows, state.step)
+        self.log.write(state.step, {f"{row['metric']}_{row['subject']}": row["value"] for row in rows})
+        print(format_metrics(rows), flush=True)
+        for row in rows:
+            better = self.best is None or row["value"] > self.best["value"]
+            if row["metric"] == name and row["subject"] == "ema" and better:
+                self.best = {"metric": name, "value": row["value"], "step": state.step}
+                write_text(self.best_file, json.dumps(self.best))
 
     def _batches(self) -> Iterator[Batch]:
-        left = self.options.training.steps - self.state.step
-        for _, batch in zip(range(left), self.stream.iterate(self.state.step), strict=False):
-            yield batch.to(self.device)
-
-    def _log(self, losses: dict[str, Tensor], writer: SummaryWriter, progress: Progress) -> None:
-        values = self._check(losses)
-        step, speed = self.state.step, progress.items_per_second
-        self.run_folder.append_stats(
-            {"step": step, "time": round(time.time(), 3), "images_per_second": speed, **values}
+        training = self.training
+        workers = self.options.data.workers
+        stream = BatchStream(
+            self.splits.train, training.batch_size, seed=training.seed, purpose="training", workers=workers
         )
-        for name, value in values.items():
-            writer.add_scalar(f"train/{name}", value, step)
-        writer.add_scalar("speed/images_per_second", speed, step)
+        wanted = itertools.islice(stream.iterate(self.state.step), training.steps - self.state.step)
+        return prefetched(wanted, self.device)
+
+    def _after_step(self, losses: dict[str, Tensor], guard: SignalGuard, progress: Progress) -> None:
+        step, training = self.state.step, self.training
+        last = step == training.steps
+        # The last step is judged by whoever called, after training's own end.
+        judged = training.evaluate_interval > 0 and step % training.evaluate_interval == 0 and not last
+        if step % training.log_interval == 0 or last:
+            self._write_losses(losses, progress)
+        if step % training.checkpoint_interval == 0 or last or judged or guard.received:
+            self._save(losses)
+        if step % training.sample_interval == 0 or last:
+            self._draw()
+        if guard.received and not last:
+            raise Interrupted(guard.received, f"continue with --resume {self.run_folder.path}")
+        if judged:
+            # A checkpoint of this step is there: a signal may stop the judgement at once.
+            guard.message = f"continue with --resume {self.run_folder.path}"
+            guard.resume()
+            self.judge()
+            guard.defer()
+
+    def _write_losses(self, losses: dict[str, Tensor], progress: Progress) -> None:
+        values = self._on_host(losses)
+        speed = progress.items_per_second
+        self.log.write(self.state.step, {"images_per_second": speed, **values})
         last = self.options.sizes[-1]
         progress.report({name: values[name] for name in (f"d{last}", f"g{last}", "damsm_word", "damsm_sentence", "kl")})
 
-    def _check(self, losses: dict[str, Tensor]) -> dict[str, float]:
-        """The losses as numbers."""
-        values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
-        wrong = [name for name, value in values.items() if not math.isfinite(value)]
-        if wrong:
-            self._give_up(f"loss {wrong[0]} is {values[wrong[0]]}")
+    def _on_host(self, losses: dict[str, Tensor]) -> dict[str, float]:
+        """The losses and the number of skipped steps; raises if too many steps in a row were skipped."""
+        named = losses | {"skipped": self.state.skipped, "skipped_in_row": self.state.skipped_in_row}
+        numbers = torch.stack([value.double() for value in named.values()]).tolist()
+        values = dict(zip(named, numbers, strict=True))
+        row = int(values.pop("skipped_in_row"))
+        if row >= self.training.skip_limit:
+            wrong = next((name for name, value in values.items() if not math.isfinite(value)), None)
+            self._give_up(f"loss {wrong} is {values[wrong]}" if wrong else "a gradient isn't finite", row)
         return values
 
     def _save(self, losses: dict[str, Tensor]) -> None:
-        self._check(losses)
+        self._on_host(losses)
         if not self.state.is_finite():
-            self._give_up("a weight is no longer finite")
-        save_checkpoint(self.run_folder.checkpoints, self.state, self.encoders, self.options)
+            self._give_up("a weight is no longer finite", 0)
+        folder = self.run_folder.checkpoints
+        save_checkpoint(folder, self.state, self.encoders, self.options)
+        best = folder / f"step-{self.best['step']:06d}" if self.best else None
+        prune(folder, self.training.keep_checkpoints, best)
 
-    def _give_up(self, reason: str) -> None:
+    def _draw(self) -> None:
+        """Pictures of the fixed captions, and what the memory layers do with them."""
+        average = self.state.average.model
+        self.samples.save(average, self.run_folder, self.state.step)
+        watched = self.samples.watch(average)
+        if watched:
+            self.log.write(self.state.step, {name: value.item() for name, value in watched.items()})
+
+    def _done(self) -> str:
+        return f"training is done; for the metrics: python -m kvmgan.evaluate {self.run_folder.path}"
+
+    def _give_up(self, reason: str, row: int) -> None:
         good = list_checkpoints(self.run_folder.checkpoints)
         way = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was written yet"
+        steps = f" ({row} steps in a row were skipped)" if row else ""
         raise UserError(
-            f"training diverged at step {self.state.step}: {reason}; {way}; "
+            f"training diverged at step {self.state.step}: {reason}{steps}; {way}; "
             "lower --training.lr-generator and --training.lr-discriminator"
         )

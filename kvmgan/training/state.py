@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kvmgan.config import Options
 from kvmgan.models.generator import Generator
 from kvmgan.training.builders import build_discriminators, build_generator
 from kvmgan.training.moving_average import MovingAverage
+from kvmgan.training.precision import GuardedOptimizer, Precision
 
 
 @dataclass
@@ -18,7 +19,8 @@ class TrainingState:
     """Networks, moving average and optimisers after ``step`` steps.
 
     The random numbers of a step and its batch are functions of (seed, step), so that ``step`` is all there is to say
-    about random states and the position in the data.
+    about random states and the position in the data. ``skipped`` and ``skipped_in_row``, (), int64, on the device,
+    count the steps that left a network as it was, because a loss or gradient wasn't finite: all, and the last in a row.
     """
 
     step: int
@@ -27,6 +29,19 @@ class TrainingState:
     discriminators: nn.ModuleList
     generator_optimizer: torch.optim.Adam
     discriminator_optimizer: torch.optim.Adam
+    guarded: GuardedOptimizer
+    skipped: Tensor
+    skipped_in_row: Tensor
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Adam]:
+        """Both optimisers by name."""
+        return {"generator": self.generator_optimizer, "discriminator": self.discriminator_optimizer}
+
+    def count_skip(self, skipped: Tensor) -> None:
+        """Count a step that was ``skipped``, (), bool on the device, or end the row of them."""
+        self.skipped += skipped
+        self.skipped_in_row = (self.skipped_in_row + 1) * skipped
 
     def is_finite(self) -> bool:
         """Whether no weight, buffer or average is NaN or infinite."""
@@ -34,25 +49,27 @@ class TrainingState:
         return all(bool(t.isfinite().all()) for module in modules for t in module.state_dict().values())
 
 
-def initial_state(options: Options, device: torch.device) -> TrainingState:
-    """Networks with the weights of ``training.seed``, moved to the device, before the first step."""
-    training = options.training
-    generator = build_generator(options).to(device)
-    discriminators = build_discriminators(options).to(device)
-    return TrainingState(
+def initial_state(options: Options, precision: Precision) -> TrainingState:
+    """Networks with the weights of ``training.seed`` on the precision's device, before the first step."""
+    training, word_dim, device = options.training, options.damsm.word_dim, precision.device
+    generator = build_generator(options.model, word_dim, training.seed)
+    discriminators = build_discriminators(options.sizes, options.discriminator, word_dim, training.seed)
+    layout = torch.channels_last if training.channels_last else torch.contiguous_format
+    generator.to(device, memory_format=layout)
+    discriminators.to(device, memory_format=layout)
+    state = TrainingState(
         0,
         generator,
         MovingAverage(generator, training.ema_decay),
         discriminators,
         torch.optim.Adam(generator.parameters(), training.lr_generator, training.betas, fused=True),
         torch.optim.Adam(discriminators.parameters(), training.lr_discriminator, training.betas, fused=True),
+        GuardedOptimizer(precision),
+        torch.zeros((), dtype=torch.int64, device=device),
+        torch.zeros((), dtype=torch.int64, device=device),
     )
-
-
-def step_noise(options: Options, step: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise (B, Z) and condition noise (B, condition_dim) of a step: a function of (seed, step) alone."""
-    source = torch.Generator().manual_seed((options.training.seed << 40) + step)
-    shape = options.training.batch_size, options.model.noise_dim + options.model.condition_dim
-    drawn = torch.randn(shape, generator=source).to(device)
-    noise, condition = drawn.split((options.model.noise_dim, options.model.condition_dim), dim=1)
-    return noise, condition
+    for network in (generator, *discriminators):
+        network.checkpoint_activations = training.checkpoint_activations
+        if training.compile:
+            network.compile()
+    return state

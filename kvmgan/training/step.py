@@ -2,88 +2,205 @@
 
 from __future__ import annotations
 
-import nvtx
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from kvmgan.config import Options
+from kvmgan.config import DamsmOptions, TrainingOptions
 from kvmgan.data.dataset import Batch
+from kvmgan.data.pixels import to_scales
 from kvmgan.losses.adversarial import discriminator_loss, generator_loss
 from kvmgan.losses.conditioning import conditioning_kl
+from kvmgan.losses.damsm import damsm_loss
 from kvmgan.models.generator import GeneratorOutput
-from kvmgan.training.damsm import damsm_loss
-from kvmgan.training.device import autocast
-from kvmgan.training.encoders import Encoders
-from kvmgan.training.state import TrainingState, step_noise
+from kvmgan.models.running_statistics import frozen_statistics
+from kvmgan.pretraining.encoders import Encoders
+from kvmgan.random_streams import normal_noise
+from kvmgan.runs.spans import span
+from kvmgan.training.precision import Precision
+from kvmgan.training.state import TrainingState
+
+Losses = dict[str, Tensor]
 
 
-def training_step(state: TrainingState, batch: Batch, encoders: Encoders, options: Options) -> dict[str, Tensor]:
-    """Train the discriminators, then the generator, on one batch, and advance the average and ``state.step``.
+@dataclass
+class StepPart:
+    """What the networks see of a batch, or of a part of it: B images a size, B captions, B draws of noise."""
 
-    One generator pass serves both, as in the released code. Returns the losses by name, detached, on the device.
+    images: list[Tensor]
+    words: Tensor
+    sentence: Tensor
+    mask: Tensor
+    class_ids: Tensor
+    noise: Tensor
+    condition_noise: Tensor
+    share: float
+    """Of the whole batch."""
+
+
+class TrainingStep:
+    """Trains the discriminators, then the generator, on one batch after the other.
+
+    Nothing in a step waits for the device: losses come back as tensors, and what isn't finite is skipped there.
     """
-    device = batch.tokens.device
-    words, sentence, mask = encoders.encode(batch.tokens, batch.lengths)
-    noise, condition_noise = step_noise(options, state.step, device)
-    with nvtx.annotate("generate"), autocast(device, options.training.precision):
-        made = state.generator(noise, sentence, words, mask, condition_noise=condition_noise)
-    with nvtx.annotate("discriminators"):
-        losses = _discriminator_step(state, batch, made.images, sentence, options)
-    with nvtx.annotate("generator"):
-        losses |= _generator_step(state, batch, made, words, sentence, encoders, options)
-    with nvtx.annotate("moving average"):
-        state.average.update(state.generator, state.step)
-    state.step += 1
-    return losses
+
+    def __init__(self, encoders: Encoders, training: TrainingOptions, damsm: DamsmOptions, precision: Precision):
+        self.encoders, self.training, self.precision = encoders, training, precision
+        self.gammas = {"gamma1": damsm.gamma1, "gamma2": damsm.gamma2, "gamma3": damsm.gamma3}
+
+    def __call__(self, state: TrainingState, batch: Batch) -> Losses:
+        """Train on ``batch``, which lies on the device, and advance the average and ``state.step``.
+
+        One generator pass serves both updates, as in the released code; with ``training.accumulation`` parts, the
+        generator runs once more for each, so that the activations of one part are kept at a time.
+        Returns the losses by name, detached, on the device: the means over the parts.
+        """
+        with span("inputs"):
+            parts = list(self._parts(state, batch))
+        buffers = _Buffers(state.generator, state.discriminators)
+        made = [self._generate(state, part) if len(parts) == 1 else None for part in parts]
+        losses, discriminators_good = self._train_discriminators(state, parts, made)
+        more, generator_good = self._train_generator(state, parts, made)
+        state.guarded.update()
+        good = discriminators_good & generator_good
+        buffers.restore_unless(good)
+        state.count_skip(~good)
+        with span("moving average"):
+            state.average.update(state.generator, state.step)
+        state.step += 1
+        return losses | more
+
+    def _parts(self, state: TrainingState, batch: Batch) -> Iterator[StepPart]:
+        """The batch in equal parts; noise and condition noise are functions of (seed, step) alone."""
+        device = batch.tokens.device
+        images = to_scales(batch.pixels, state.generator.sizes)
+        if self.training.channels_last:
+            images = [image.contiguous(memory_format=torch.channels_last) for image in images]
+        words, sentence, mask = self.encoders.encode(batch.tokens, batch.lengths)
+        dims = state.generator.noise_dim, state.generator.condition_dim
+        drawn = normal_noise((len(batch.tokens), sum(dims)), self.training.seed, "training noise", state.step)
+        noise, condition_noise = drawn.to(device, non_blocking=True).split(dims, dim=1)
+        whole = (words, sentence, mask, batch.class_ids, noise, condition_noise)
+        count = self.training.accumulation
+        scales = zip(*(image.tensor_split(count) for image in images), strict=True)
+        rest = zip(*(tensor.tensor_split(count) for tensor in whole), strict=True)
+        for part_images, part in zip(scales, rest, strict=True):
+            yield StepPart(list(part_images), *part, share=len(part[0]) / len(batch.tokens))
+
+    def _generate(self, state: TrainingState, part: StepPart) -> GeneratorOutput:
+        with span("generator"), self.precision.autocast():
+            return state.generator(
+                part.noise, part.sentence, part.words, part.mask, condition_noise=part.condition_noise
+            )
+
+    def _fakes(self, state: TrainingState, part: StepPart, made: GeneratorOutput | None) -> list[Tensor]:
+        """The generator's pictures for the discriminators."""
+        if made is not None:
+            return made.images
+        with torch.no_grad(), frozen_statistics(state.generator):
+            return self._generate(state, part).images
+
+    def _train_discriminators(
+        self, state: TrainingState, parts: Sequence[StepPart], made: Sequence[GeneratorOutput | None]
+    ) -> tuple[Losses, Tensor]:
+        """Losses by name, and whether the discriminators' gradients were finite."""
+        state.discriminator_optimizer.zero_grad(set_to_none=True)
+        losses: Losses = {}
+        for part, output in zip(parts, made, strict=True):
+            fakes = self._fakes(state, part, output)
+            for net, real, fake in zip(state.discriminators, part.images, fakes, strict=True):
+                # Cached: a spectral norm is computed once a pass, however often its weight is read.
+                with span(f"discriminator {net.size}"), self.precision.autocast(), parametrize.cached():
+                    loss, figures = discriminator_loss(net, real, fake, part.sentence)
+                    self._backward(state, part.share * loss)
+                named = {f"d{net.size}": loss} | {f"d{net.size}_{name}": value for name, value in figures.items()}
+                _add(losses, named, part.share)
+        with span("discriminators' optimiser"):
+            return losses, state.guarded.step(state.discriminator_optimizer)
+
+    def _train_generator(
+        self, state: TrainingState, parts: Sequence[StepPart], made: Sequence[GeneratorOutput | None]
+    ) -> tuple[Losses, Tensor]:
+        """Losses by name, and whether the generator's gradient was finite."""
+        state.generator_optimizer.zero_grad(set_to_none=True)
+        losses: Losses = {}
+        state.discriminators.requires_grad_(False)
+        for part, output in zip(parts, made, strict=True):
+            output = output or self._generate(state, part)
+            named, gradients = self._judge(state, part, output.images)
+            named["kl"] = conditioning_kl(output.mu, output.logvar)
+            weighted = part.share * self.training.kl_weight * named["kl"]
+            with span("generator's gradient"):
+                torch.autograd.backward([*output.images, weighted], [*gradients, state.guarded.seed(weighted)])
+            named["g"] = self._total(named, state.generator.sizes)
+            _add(losses, named, part.share)
+        state.discriminators.requires_grad_(True)
+        with span("generator's optimiser"):
+            return losses, state.guarded.step(state.generator_optimizer)
+
+    def _judge(self, state: TrainingState, part: StepPart, images: Sequence[Tensor]) -> tuple[Losses, list[Tensor]]:
+        """The losses of generated pictures, and their gradients by the pictures, scaled.
+
+        Each judge's activations go before the next one sees its picture: less memory than one graph of them all.
+        """
+        losses: Losses = {}
+        gradients = []
+        for net, image in zip(state.discriminators, images, strict=True):
+            seen = image.detach().requires_grad_()
+            with span(f"generator's loss {net.size}"), self.precision.autocast(), parametrize.cached():
+                losses[f"g{net.size}"], _ = generator_loss(net, seen, part.sentence)
+                gradients.append(self._gradient(state, part.share * losses[f"g{net.size}"], seen))
+        seen = images[-1].detach().requires_grad_()
+        with span("damsm"), self.precision.autocast():
+            losses["damsm_word"], losses["damsm_sentence"] = damsm_loss(
+                self.encoders.image(seen), part.words, part.sentence, part.mask, part.class_ids, **self.gammas
+            )
+            matching = losses["damsm_word"] + losses["damsm_sentence"]
+            gradients[-1] = gradients[-1] + self._gradient(
+                state, part.share * self.training.lambda_damsm * matching, seen
+            )
+        return losses, gradients
+
+    def _total(self, losses: Losses, sizes: Sequence[int]) -> Tensor:
+        """The generator's whole loss from its parts."""
+        adversarial = sum(losses[f"g{size}"] for size in sizes)
+        matching = losses["damsm_word"] + losses["damsm_sentence"]
+        return adversarial + self.training.lambda_damsm * matching + self.training.kl_weight * losses["kl"]
+
+    @staticmethod
+    def _backward(state: TrainingState, loss: Tensor) -> None:
+        loss.backward(gradient=state.guarded.seed(loss))
+
+    @staticmethod
+    def _gradient(state: TrainingState, loss: Tensor, image: Tensor) -> Tensor:
+        return torch.autograd.grad(loss, image, state.guarded.seed(loss))[0]
 
 
-def _discriminator_step(
-    state: TrainingState, batch: Batch, fakes: list[Tensor], sentence: Tensor, options: Options
-) -> dict[str, Tensor]:
-    losses: dict[str, Tensor] = {}
-    total = torch.zeros((), device=sentence.device)
-    # Cached: a spectral norm is computed once a pass, however often its weight is read.
-    with autocast(sentence.device, options.training.precision), parametrize.cached():
-        for size, net, real, fake in zip(options.sizes, state.discriminators, batch.images, fakes, strict=True):
-            loss, parts = discriminator_loss(net, real, fake, sentence)
-            losses[f"d{size}"] = loss.detach()
-            losses |= {f"d{size}_{name}": value for name, value in parts.items()}
-            total = total + loss
-    state.discriminator_optimizer.zero_grad(set_to_none=True)
-    total.backward()
-    state.discriminator_optimizer.step()
-    return losses
+def _add(losses: Losses, part: Losses, share: float) -> None:
+    """Add a part's losses, detached and weighted by its share of the batch."""
+    for name, value in part.items():
+        weighted = share * value.detach()
+        losses[name] = losses[name] + weighted if name in losses else weighted
 
 
-def _generator_step(
-    state: TrainingState,
-    batch: Batch,
-    made: GeneratorOutput,
-    words: Tensor,
-    sentence: Tensor,
-    encoders: Encoders,
-    options: Options,
-) -> dict[str, Tensor]:
-    training = options.training
-    losses: dict[str, Tensor] = {}
-    state.discriminators.requires_grad_(False)
-    with autocast(sentence.device, training.precision), parametrize.cached():
-        kl = conditioning_kl(made.mu, made.logvar)
-        total = training.kl_weight * kl
-        for size, net, fake in zip(options.sizes, state.discriminators, made.images, strict=True):
-            loss, _ = generator_loss(net, fake, sentence)
-            losses[f"g{size}"] = loss.detach()
-            total = total + loss
-        by_word, by_sentence = damsm_loss(encoders.image, made.images[-1], words, sentence, batch, options.damsm)
-        total = total + training.lambda_damsm * (by_word + by_sentence)
-    state.generator_optimizer.zero_grad(set_to_none=True)
-    total.backward()
-    state.generator_optimizer.step()
-    state.discriminators.requires_grad_(True)
-    return losses | {
-        "g": total.detach(),
-        "kl": kl.detach(),
-        "damsm_word": by_word.detach(),
-        "damsm_sentence": by_sentence.detach(),
-    }
+class _Buffers:
+    """The running statistics and spectral vectors before a step, to be put back if the step is skipped.
+
+    A forward pass that isn't finite would leave NaN in them for good.
+    """
+
+    def __init__(self, *modules: nn.Module):
+        self.tensors = [b for module in modules for b in module.buffers() if b.is_floating_point()]
+        self.before = self._flat()
+
+    @torch.no_grad()
+    def restore_unless(self, good: Tensor) -> None:
+        """Put them back where ``good``, (), bool, is false; the host isn't told which it was."""
+        kept = torch.where(good, self._flat(), self.before).split([t.numel() for t in self.tensors])
+        torch._foreach_copy_(self.tensors, [flat.view_as(t) for flat, t in zip(kept, self.tensors, strict=True)])
+
+    def _flat(self) -> Tensor:
+        return torch.cat([tensor.detach().flatten() for tensor in self.tensors])

@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from kvmgan.data.files import read_json, read_lines
 from kvmgan.data.procedural.attributes import ATTRIBUTES, IMAGE_ATTRIBUTES, Species, make_species
 from kvmgan.data.procedural.drawing import Drawing, draw_bird_with_box
 from kvmgan.data.procedural.grammar import write_caption
 from kvmgan.errors import UserError
+from kvmgan.files import read_json, read_lines
+from kvmgan.random_streams import SEED_LIMIT
 
 # Raise it whenever the same settings give other drawings or captions, so that no old folder is taken for a new one.
 _DRAWING_VERSION = 1
@@ -47,13 +48,16 @@ class BirdsSettings:
     image_size: int = 80
     """Side of the square drawings [pixels]; larger ones than the model draws leave room for the random crop."""
     seed: int = 0
-    """Seed of species, drawings and captions."""
+    """Seed of species, drawings and captions: 0 to 2**63 - 1."""
 
     def __post_init__(self) -> None:
         limits = {"classes": 2, "test_classes": 1, "images_per_class": 1, "captions_per_image": 1, "seed": 0}
         for name, least in {**limits, "image_size": _MIN_IMAGE_SIZE}.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name}={getattr(self, name)}: expected at least {least}")
+        # Below the limit a seed is at most two words of numpy's, and no two images or seeds share a stream.
+        if self.seed >= SEED_LIMIT:
+            raise UserError(f"seed={self.seed}: expected less than {SEED_LIMIT}")
         if self.test_classes >= self.classes:
             raise UserError(f"test_classes={self.test_classes}: expected fewer than classes={self.classes}")
 

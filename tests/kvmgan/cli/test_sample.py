@@ -6,11 +6,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
+from kvmgan import sample
+from kvmgan.models.generator import Generator
+from kvmgan.random_streams import normal_noise
 from kvmgan.sample import main
+from kvmgan.training.checkpoint import Checkpoint
 
 CAPTION = "a small red bird with blue wings"
+SEEDS = (0, 1, 12345, 2**32, 2**63 - 1)
 
 
 @pytest.fixture
@@ -41,6 +48,49 @@ def test_seed_decides_the_picture_whatever_stands_beside_it(tiny_run, tmp_path):
     assert first == second != third
 
 
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
+    """What every call of the generator is given."""
+    calls: list[dict[str, Tensor]] = []
+    original = Generator.forward
+
+    def forward(self: Generator, noise: Tensor, sentence: Tensor, words: Tensor, mask: Tensor, **options):
+        calls.append({"noise": noise, "mask": mask, **options})
+        return original(self, noise, sentence, words, mask, **options)
+
+    monkeypatch.setattr(Generator, "forward", forward)
+    return calls
+
+
+def test_noise_and_condition_are_drawn_by_seed_and_variant(tiny_run, tmp_path, given):
+    """Variant v of every caption gets the same numbers, one array split in two; the run's z and c have 8 each."""
+    words = [str(tiny_run), CAPTION, "a blue bird", "--count", "2", "--seed", "12345", "--out", str(tmp_path)]
+    assert main(words) == 0
+    assert len(given) == 4
+    for place, call in enumerate(given):
+        expected = normal_noise((1, 16), 12345, "sample", place % 2)
+        assert torch.equal(call["noise"], expected[:, :8])
+        assert torch.equal(call["condition_noise"], expected[:, 8:])
+
+
+def test_all_seeds_give_pictures_of_their_own(tiny_run, tmp_path):
+    pictures = set()
+    for seed in SEEDS:
+        out = tmp_path / str(seed)
+        assert main([str(tiny_run), CAPTION, "--seed", str(seed), "--out", str(out)]) == 0
+        pictures.add((out / "001-a-small-red-bird-with-blue-wings.png").read_bytes())
+    assert len(pictures) == len(SEEDS)
+
+
+def test_captions_keep_the_words_of_evaluation(tiny_run, tmp_path, given, capsys):
+    """evaluation.max_words is 25 here and data.max_words 18: 20 words are all used, 27 are cut with a warning."""
+    assert main([str(tiny_run), "a red bird " * 6 + "a bird", "a red bird " * 9, "--out", str(tmp_path)]) == 0
+    assert [call["mask"].shape for call in given] == [(1, 25)] * 2
+    assert [int(call["mask"].sum()) for call in given] == [20, 25]
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 1 and "only its first 25 words are used" in warnings[0]
+
+
 def test_captions_from_a_file(tiny_run, tmp_path):
     file = tmp_path / "captions.txt"
     file.write_text(f"{CAPTION}\n\na blue bird\n")
@@ -57,22 +107,77 @@ def test_unknown_words_are_left_out_with_a_warning(tiny_run, tmp_path, capsys):
     ("words", "complaint"),
     [
         ([], "no caption"),
-        ([""], "holds no word"),
+        ([""], "the caption '' holds no word"),
         ([CAPTION, "  "], "holds no word"),
-        (["zeppelin quux"], "only unknown words: zeppelin, quux"),
         ([CAPTION, "--count", "0"], "--count is 0"),
-        ([CAPTION, "--seed", "-1"], "--seed is -1"),
-        ([CAPTION, "--device", "tpu"], "tpu"),
+        ([CAPTION, "--seed", "-1"], "--seed is -1: it must be 0 or more and below 9223372036854775808"),
+        ([CAPTION, "--seed", str(2**63)], f"--seed is {2**63}: it must be 0 or more and below {2**63}"),
+        ([CAPTION, "--device", "tpu"], "error: --device is 'tpu'"),
+        ([CAPTION, "--device", "cuda:99"], "error: --device is 'cuda:99'"),
         (["--captions-file", "/nonexistent.txt"], "/nonexistent.txt"),
         ([CAPTION, "--sed", "1"], "unknown option --sed"),
     ],
 )
-def test_bad_input_is_one_line(tiny_run, tmp_path, capsys, words, complaint):
+def test_bad_input_is_one_line_before_a_checkpoint_is_looked_for(tmp_path, capsys, words, complaint):
+    """The run doesn't exist, and yet what is wrong with the words is what is found."""
     out = tmp_path / "out"
-    assert main([str(tiny_run), *words, "--out", str(out)]) == 2
+    assert main(["/nonexistent/run", *words, "--out", str(out)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and complaint in error
     assert not out.exists()
+
+
+@pytest.fixture
+def no_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading the generator fails the test."""
+
+    def fail(checkpoint: Checkpoint) -> None:
+        raise AssertionError("the generator was loaded for input that should have been refused before")
+
+    monkeypatch.setattr(Checkpoint, "generator", fail)
+
+
+def test_unknown_words_alone_are_refused_before_the_first_picture(tiny_run, tmp_path, capsys, no_networks):
+    """On the command line and in a file, beside captions that are good."""
+    out, file = tmp_path / "out", tmp_path / "captions.txt"
+    file.write_text(f"{CAPTION}\nzeppelin quux\n")
+    for words in ([CAPTION, "zeppelin quux"], ["--captions-file", str(file)]):
+        assert main([str(tiny_run), *words, "--out", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert error == "error: the caption 'zeppelin quux' holds only unknown words: zeppelin, quux\n"
+        assert not out.exists()
+
+
+@pytest.mark.parametrize("inside", ["", "below/it"])
+def test_a_folder_that_cannot_be_written_is_found_before_drawing(tiny_run, tmp_path, capsys, no_networks, inside):
+    """A file stands in the way of the folder, or of the folder above it."""
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    assert main([str(tiny_run), CAPTION, "--out", str(file / inside)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --out {file / inside} can't be written (") and error.count("\n") == 1
+
+
+def test_a_disk_that_fills_up_is_one_line(tiny_run, tmp_path, capsys, monkeypatch):
+    """What can't be foreseen: the first picture is there, the next one can't be written."""
+    original = sample.to_picture
+    pictures = iter(range(9))
+
+    def fails_at_the_second(*arguments):
+        picture = original(*arguments)
+        if next(pictures) > 0:
+            picture.save = lambda *_, **__: _raise(OSError(28, "No space left on device"))
+        return picture
+
+    def _raise(error: Exception):
+        raise error
+
+    monkeypatch.setattr(sample, "to_picture", fails_at_the_second)
+    out = tmp_path / "out"
+    assert main([str(tiny_run), "a red bird", "a blue bird", "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error == f"error: {out / '002-a-blue-bird.png'} cannot be written: No space left on device\n"
+    assert (out / "001-a-red-bird.png").exists()
 
 
 def test_missing_and_corrupt_checkpoints(checkpoint, tmp_path, capsys):

@@ -16,8 +16,19 @@ CASES = {
     "missing value": (["--training.steps"], ["--training.steps"]),
     "wrong choice": (["--model.refinement", "magic"], ["magic", "memory", "attention"]),
     "too small": (["--training.steps", "0"], ["--training.steps is 0", "1 or more"]),
-    "too large": (["--training.ema-decay", "1.0"], ["--training.ema-decay is 1.0", "below one"]),
-    "not a number": (["--training.lr-generator", "nan"], ["--training.lr-generator is nan", "above zero"]),
+    "too large": (["--training.ema-decay", "1.0"], ["--training.ema-decay is 1.0", "below 1"]),
+    "not a number": (["--training.lr-generator", "nan"], ["--training.lr-generator is nan", "above 0"]),
+    "negative seed": (["--training.seed", "-1"], ["--training.seed is -1", "0 or more"]),
+    "seed too large": (["--training.seed", str(2**63)], [f"--training.seed is {2**63}", f"below {2**63}"]),
+    "evaluation's seed": (["--evaluation.seed", str(2**63)], [f"--evaluation.seed is {2**63}"]),
+    "birds' seed": (["--data.birds.seed", str(2**63)], [f"{2**63}"]),
+    "negative profile": (["--profile", "-1"], ["--profile is -1"]),
+    "slash in the name": (["--name", "a/b"], ["--name is 'a/b'"]),
+    "config and preset": (["--config", "x.yaml", "--preset", "cub"], ["--preset can't be given with --config"]),
+    "missing config": (["--config", "/nonexistent.yaml"], ["/nonexistent.yaml is missing", "--dry-run"]),
+    "missing encoders": (["--encoders", "/nonexistent"], ["/nonexistent holds no encoders"]),
+    "encoders on resume": (["--resume", "x", "--encoders", "y"], ["--encoders can't be given with --resume"]),
+    "unknown layout": (["--data.root", "/proc/self/fd"], ["/proc/self/fd is no data set that is known"]),
     "batch of one": (["--training.batch-size", "1"], ["--training.batch-size is 1", "2 or more"]),
     "odd base": (["--model.base-size", "24"], ["--model.base-size is 24", "power of two"]),
     "too small a picture": (["--model.stages", "1"], ["16 pixels", "32 or more"]),
@@ -42,22 +53,20 @@ def test_one_line_and_status_2(case, tmp_path, capsys):
     assert not runs.exists() and not cache.exists()
 
 
-@pytest.mark.parametrize("group", ["training", "damsm", "classifier"])
-def test_batch_larger_than_the_data(group, tiny_arguments, tmp_path, capsys):
-    runs = tmp_path / "runs"
-    assert main([*tiny_arguments, f"--{group}.batch-size", "1000", "--runs-dir", str(runs)]) == 2
+def test_unwritable_folders_are_found_before_anything_is_drawn(tiny_arguments, tmp_path, capsys):
+    """The runs folder and the cache folder, each a file: one line, and no bird was drawn for nothing."""
+    (tmp_path / "file").write_text("a file")
+    file, free = str(tmp_path / "file"), str(tmp_path / "free")
+    assert main([*tiny_arguments[:-1], free, "--runs-dir", file]) == 2
+    assert f"--runs-dir {file} can't be written" in capsys.readouterr().err
+    assert not (tmp_path / "free" / "data").exists()
+    assert main([*tiny_arguments[:-1], f"{file}/cache", "--runs-dir", free]) == 2
+    assert f"--cache-dir {file}/cache can't be written" in capsys.readouterr().err
+
+
+def test_a_backend_that_cannot_run_is_found_before_anything_is_drawn(tiny_arguments, tmp_path, capsys):
+    words = ["--model.memory.backend", "cuda", "--runs-dir", str(tmp_path / "runs")]
+    assert main([*tiny_arguments[:-1], str(tmp_path / "cache"), *words]) == 2
     error = capsys.readouterr().err
-    assert error == f"error: --{group}.batch-size is 1000, but there are 48 training images: lower it\n"
-    assert not runs.exists()
-
-
-def test_too_many_candidates_are_found_before_training(tiny_arguments, tmp_path, capsys):
-    assert main([*tiny_arguments, "--evaluation.candidates", "100", "--runs-dir", str(tmp_path / "runs")]) == 2
-    assert "--evaluation.candidates is 100" in capsys.readouterr().err
-    assert not (tmp_path / "runs").exists()
-
-
-def test_unwritable_runs_folder(tiny_arguments, tmp_path, capsys):
-    (tmp_path / "runs").write_text("a file")
-    assert main([*tiny_arguments, "--runs-dir", str(tmp_path / "runs")]) == 2
-    assert "--runs-dir" in capsys.readouterr().err
+    assert "--model.memory.backend cuda" in error and error.count("\n") == 1
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "cache").exists()

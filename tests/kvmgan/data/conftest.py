@@ -46,7 +46,7 @@ def make_dataset(birds_records: list[Record], birds_vocabulary: Vocabulary) -> C
 
     def make(**options: object) -> TextImageDataset:
         defaults = {"records": birds_records, "vocabulary": birds_vocabulary}
-        defaults |= {"sizes": (8, 16, 32), "max_words": 6, "train": True}
+        defaults |= {"sizes": (8, 16, 32), "max_words": 6}
         return TextImageDataset(**{**defaults, **options})
 
     return make

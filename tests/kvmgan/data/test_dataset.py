@@ -1,4 +1,4 @@
-"""The dataset: what it yields, that it depends on seed, epoch and index alone, and what it skips."""
+"""The dataset: what it yields, that it depends on the index and the generator alone, and what it skips."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kvmgan.data.dataset import Sample, TextImageDataset, collate
+from kvmgan.data.pixels import decode, stored_side
 from kvmgan.data.records import Record
 from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.errors import UserError
@@ -18,53 +19,77 @@ MakeDataset = Callable[..., TextImageDataset]
 
 def same(first: Sample, second: Sample) -> bool:
     """Say whether two samples are equal in every bit."""
-    images = all(torch.equal(a, b) for a, b in zip(first.images, second.images, strict=True))
-    return images and torch.equal(first.tokens, second.tokens) and first[2:] == second[2:]
+    tensors = torch.equal(first.pixels, second.pixels) and torch.equal(first.tokens, second.tokens)
+    return tensors and first[2:] == second[2:]
 
 
-def test_batch_shapes_and_mask(make_dataset: MakeDataset) -> None:
-    """Images of every scale in [-1, 1], T tokens, lengths and the mask that belongs to them."""
+def draw(dataset: TextImageDataset, index: int, seed: int = 0) -> Sample:
+    """Return a training sample drawn from a fresh generator of this seed."""
+    return dataset.sample(index, np.random.default_rng(seed))
+
+
+def test_batch_shapes(make_dataset: MakeDataset) -> None:
+    """Pixels of the largest size as bytes, T tokens, padded, and their lengths."""
     dataset = make_dataset()
-    batch = collate([dataset[index] for index in range(5)])
-    assert [tuple(image.shape) for image in batch.images] == [(5, 3, 8, 8), (5, 3, 16, 16), (5, 3, 32, 32)]
-    assert all(
-        image.dtype == torch.float32 and image.abs().max() <= 1 and image.is_contiguous() for image in batch.images
-    )
+    batch = collate([draw(dataset, index) for index in range(5)])
+    assert batch.pixels.shape == (5, 3, 32, 32)
+    assert batch.pixels.dtype == torch.uint8
+    assert batch.pixels.is_contiguous()
     assert batch.tokens.shape == (5, 6)
     assert batch.tokens.dtype == batch.lengths.dtype == batch.class_ids.dtype == torch.int64
-    assert torch.equal(batch.mask, batch.tokens != 0)
-    assert torch.equal(batch.mask.sum(dim=1), batch.lengths)
+    assert torch.equal(batch.tokens != 0, torch.arange(6) < batch.lengths[:, None])
     assert batch.indices.tolist() == [0, 1, 2, 3, 4]
     assert batch.class_ids.tolist() == [dataset.records[index].class_id for index in range(5)]
-    assert torch.equal(batch.to("cpu").images[2], batch.images[2])
 
 
-def test_smaller_scales_show_the_same_crop(make_dataset: MakeDataset) -> None:
-    """The area average of the large image is the small one."""
-    small, _, large = make_dataset()[3].images
-    torch.testing.assert_close(torch.nn.functional.avg_pool2d(large, 4), small, rtol=0, atol=1e-5)
+def test_lengths_stay_on_the_host(make_dataset: MakeDataset) -> None:
+    """Everything else moves, to a device that holds no data here; on the CPU nothing changes."""
+    batch = collate([draw(make_dataset(), index) for index in range(3)])
+    moved = batch.to("meta")
+    assert moved.lengths is batch.lengths
+    devices = {name: tensor.device.type for name, tensor in vars(moved).items()}
+    assert devices.pop("lengths") == "cpu"
+    assert set(devices.values()) == {"meta"}
+    assert len(devices) == 5
+    assert all(torch.equal(tensor, vars(batch)[name]) for name, tensor in vars(batch.to("cpu")).items())
 
 
-def test_samples_depend_on_seed_epoch_and_index_alone(make_dataset: MakeDataset) -> None:
-    """Another object, order or a call before changes nothing; another seed or epoch does."""
-    first, second = make_dataset(seed=1), make_dataset(seed=1)
-    for dataset in (first, second):
-        dataset.set_epoch(4)
-    before = [first[index] for index in range(6)]
-    assert all(same(second[index], before[index]) for index in reversed(range(6)))
-    assert all(same(first.sample(index, 4), before[index]) for index in range(6))
-    assert not all(same(first.sample(index, 5), before[index]) for index in range(6))
-    other = make_dataset(seed=2)
-    assert not all(same(other.sample(index, 4), before[index]) for index in range(6))
+def test_pixels_are_those_of_the_crop(make_dataset: MakeDataset, birds_records: list[Record]) -> None:
+    """Evaluation shows the centre of the stored image, channels first, in a tensor of its own."""
+    dataset = make_dataset()
+    record = birds_records[3]
+    stored = decode(record.image_path, record.box, stored_side(32))
+    top, left = (round(0.5 * (side - 32)) for side in stored.shape[:2])
+    expected = torch.from_numpy(stored[top : top + 32, left : left + 32].transpose(2, 0, 1).copy())
+    pixels = dataset.evaluation_sample(3, 0).pixels
+    assert torch.equal(pixels, expected)
+    pixels.zero_()
+    assert torch.equal(dataset.evaluation_sample(3, 0).pixels, expected)
+
+
+def test_the_smallest_images_are_copies_too(make_dataset: MakeDataset) -> None:
+    """At a side of one pixel channels first and last look alike in memory; the stored pixels still aren't shared."""
+    dataset = make_dataset(sizes=(1,))
+    before = dataset.evaluation_sample(0, 0).pixels.clone()
+    dataset.evaluation_sample(0, 0).pixels.copy_(255 - before)
+    assert torch.equal(dataset.evaluation_sample(0, 0).pixels, before)
+
+
+def test_samples_depend_on_index_and_generator_alone(make_dataset: MakeDataset) -> None:
+    """Another object, order or a call before changes nothing; another generator does."""
+    first, second = make_dataset(), make_dataset()
+    before = [draw(first, index, 4) for index in range(6)]
+    assert all(same(draw(second, index, 4), before[index]) for index in reversed(range(6)))
+    assert not all(same(draw(first, index, 5), before[index]) for index in range(6))
 
 
 def test_training_varies_crop_flip_caption_and_words(make_dataset: MakeDataset) -> None:
-    """Over many epochs one record shows every caption, both facings, many crops and many subsets of its words."""
+    """Over many draws one record shows every caption, both facings, many crops and many subsets of its words."""
     dataset = make_dataset(max_words=5)
-    samples = [dataset.sample(2, epoch) for epoch in range(60)]
+    samples = [draw(dataset, 2, seed) for seed in range(60)]
     assert {sample.caption_index for sample in samples} == set(range(len(dataset.records[2].captions)))
-    views = {sample.images[2].numpy().tobytes() for sample in samples}
-    mirrored = {sample.images[2].flip(-1).contiguous().numpy().tobytes() for sample in samples}
+    views = {sample.pixels.numpy().tobytes() for sample in samples}
+    mirrored = {sample.pixels.flip(-1).contiguous().numpy().tobytes() for sample in samples}
     assert len(views) > 20
     assert views & mirrored
     words = {tuple(sample.tokens.tolist()) for sample in samples if sample.caption_index == 0}
@@ -72,11 +97,10 @@ def test_training_varies_crop_flip_caption_and_words(make_dataset: MakeDataset) 
 
 
 def test_evaluation_is_the_centre_with_the_first_words(make_dataset: MakeDataset) -> None:
-    """No epoch changes it, and the tokens are those of `encode_caption`."""
-    dataset = make_dataset(train=False)
-    assert same(dataset.sample(1, 0), dataset.sample(1, 9))
-    assert same(dataset.sample(1, 0), dataset.evaluation_sample(1, 0))
+    """It never varies, and the tokens are those of `encode_caption`."""
+    dataset = make_dataset()
     sample = dataset.evaluation_sample(1, 2)
+    assert same(sample, dataset.evaluation_sample(1, 2))
     tokens, length = dataset.encode_caption(1, 2)
     assert torch.equal(sample.tokens, tokens)
     assert (sample.length, sample.caption_index) == (length, 2)
@@ -84,20 +108,63 @@ def test_evaluation_is_the_centre_with_the_first_words(make_dataset: MakeDataset
     assert tokens.tolist() == words + [0] * (6 - len(words))
 
 
-def test_training_crops_lie_inside_the_stored_pixels(make_dataset: MakeDataset, birds_records: list[Record]) -> None:
-    """The centre crop of training epochs is sometimes, but not always, that of evaluation: crops move."""
-    train, still = make_dataset(sizes=(32,)), make_dataset(sizes=(32,), train=False)
-    assert train[0].images[0].shape == still[0].images[0].shape
-    differences = [float((train.sample(0, epoch).images[0] - still[0].images[0]).abs().mean()) for epoch in range(10)]
-    assert max(differences) > 0.02
+def test_training_crops_move(make_dataset: MakeDataset) -> None:
+    """They are sometimes, mirrored back or not, far from the centre that evaluation shows."""
+    dataset = make_dataset(sizes=(32,))
+    still = dataset.evaluation_sample(0, 0).pixels.float()
+    crops = [draw(dataset, 0, seed).pixels.float() for seed in range(10)]
+    apart = [min(float((view - still).abs().mean()) for view in (crop, crop.flip(-1))) for crop in crops]
+    assert max(apart) > 5.0
 
 
-def test_decoding_on_demand_yields_the_same(make_dataset: MakeDataset) -> None:
-    """Whether the pixels fit in memory must not change a bit."""
+@pytest.mark.parametrize("memory_limit", [2**31, 1000])
+def test_another_word_limit_shares_the_pixels(
+    make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch, memory_limit: int
+) -> None:
+    """The same records with fewer or more words and the same crops; making it decodes nothing; the first stays."""
+    dataset = make_dataset(max_words=5, memory_limit=memory_limit)
+    expected = make_dataset(max_words=18)
+    with monkeypatch.context() as patch:
+        patch.setattr("kvmgan.data.dataset.decode", None)
+        other = dataset.limited(18)
+    assert (dataset.max_words, other.max_words) == (5, 18)
+    assert other.records is dataset.records
+    assert other.skipped is dataset.skipped
+    assert (other.vocabulary, other.sizes, len(other)) == (dataset.vocabulary, dataset.sizes, len(dataset))
+    assert all(same(draw(other, index), draw(expected, index)) for index in range(6))
+    assert torch.equal(other.encode_caption(0, 1)[0], expected.encode_caption(0, 1)[0])
+    assert dataset.encode_caption(0, 1)[0].shape == draw(dataset, 0).tokens.shape == (5,)
+    assert torch.equal(draw(other, 3).pixels, draw(dataset, 3).pixels)
+    with pytest.raises(UserError, match="max_words=0"):
+        dataset.limited(0)
+
+
+def test_another_word_limit_copies_no_pixel(make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both look at the arrays that were decoded first: painting them black shows in both."""
+    decoded = []
+
+    def decode_writable(*arguments: object) -> np.ndarray:
+        decoded.append(decode(*arguments).copy())
+        return decoded[-1]
+
+    monkeypatch.setattr("kvmgan.data.dataset.decode", decode_writable)
+    dataset = make_dataset()
+    other = dataset.limited(3)
+    assert len(decoded) == len(dataset)
+    for pixels in decoded:
+        pixels[:] = 0
+    assert int(dataset.evaluation_sample(0, 0).pixels.max()) == int(other.evaluation_sample(0, 0).pixels.max()) == 0
+
+
+def test_decoding_on_demand_yields_the_same(make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the pixels fit in memory must not change a bit; only those that don't are decoded again."""
     kept, on_demand = make_dataset(), make_dataset(memory_limit=1000)
-    assert kept.keeps_pixels
-    assert not on_demand.keeps_pixels
-    assert all(same(kept.sample(index, 3), on_demand.sample(index, 3)) for index in range(len(kept)))
+    calls = []
+    monkeypatch.setattr("kvmgan.data.dataset.decode", lambda *arguments: calls.append(1) or decode(*arguments))
+    samples = [draw(kept, index, 3) for index in range(len(kept))]
+    assert calls == []
+    assert all(same(draw(on_demand, index, 3), sample) for index, sample in enumerate(samples))
+    assert len(calls) == len(kept)
 
 
 @pytest.fixture
@@ -123,7 +190,8 @@ def test_unusable_records_are_skipped_and_counted(make_dataset: MakeDataset, dam
     assert "known word" in reasons[damaged_records[6].image_path.name]
     kept = [record for number, record in enumerate(damaged_records) if number not in (1, 4, 6)]
     assert dataset.records == kept
-    assert [dataset[index].class_id for index in range(len(dataset))] == [record.class_id for record in kept]
+    shown = [draw(dataset, index) for index in range(len(dataset))]
+    assert [sample.class_id for sample in shown] == [record.class_id for record in kept]
 
 
 def test_corrupt_image_found_on_demand_is_replaced(make_dataset: MakeDataset, damaged_records: list[Record]) -> None:
@@ -131,8 +199,9 @@ def test_corrupt_image_found_on_demand_is_replaced(make_dataset: MakeDataset, da
     dataset = make_dataset(records=damaged_records, memory_limit=1000)
     assert len(dataset) == len(damaged_records) - 2
     assert len(dataset.skipped) == 2
-    sample = dataset[1]
-    assert same(sample, dataset[2])
+    sample = draw(dataset, 1)
+    assert same(sample, draw(dataset, 2))
+    assert same(dataset.evaluation_sample(1, 0), dataset.evaluation_sample(2, 0))
     assert sample.index == 2
     assert [path.name for path, _ in dataset.skipped].count("cut.jpg") == 1
 
@@ -163,18 +232,22 @@ def test_captions_without_known_words_are_never_drawn(make_dataset: MakeDataset,
     """Caption indices keep counting the record's captions; asking for the unusable one raises."""
     record = dataclasses.replace(birds_records[0], captions=("xyzzy", "a bird", "!!", "the bird"))
     dataset = make_dataset(records=[record], vocabulary=Vocabulary.build(["a bird", "the bird"]))
-    assert {dataset.sample(0, epoch).caption_index for epoch in range(30)} == {1, 3}
+    assert dataset.usable_captions(0) == [1, 3]
+    assert {draw(dataset, 0, seed).caption_index for seed in range(30)} == {1, 3}
     assert [dataset.evaluation_sample(0, number).caption_index for number in range(3)] == [1, 3, 1]
     with pytest.raises(UserError, match="xyzzy"):
         dataset.encode_caption(0, 0)
 
 
-def test_index_outside_raises(make_dataset: MakeDataset) -> None:
-    """Plain iteration over the dataset ends."""
-    dataset = make_dataset()
-    assert len(list(dataset)) == len(dataset)
-    with pytest.raises(IndexError):
-        dataset[len(dataset)]
+@pytest.mark.parametrize("memory_limit", [2**31, 1000])
+@pytest.mark.parametrize("index", [-1, 24])
+def test_index_outside_raises(make_dataset: MakeDataset, memory_limit: int, index: int) -> None:
+    """There is no record before the first or after the last, kept in memory or not."""
+    dataset = make_dataset(memory_limit=memory_limit)
+    with pytest.raises(IndexError, match=f"index {index} is outside the 24 records"):
+        draw(dataset, index)
+    with pytest.raises(IndexError, match=f"index {index} is outside"):
+        dataset.evaluation_sample(index, 0)
 
 
 def test_progress_counts_every_image(make_dataset: MakeDataset) -> None:
@@ -184,9 +257,9 @@ def test_progress_counts_every_image(make_dataset: MakeDataset) -> None:
     assert seen == [(number, len(dataset)) for number in range(1, len(dataset) + 1)]
 
 
-def test_random_words_come_from_numpy_alone(make_dataset: MakeDataset) -> None:
+def test_draws_come_from_the_generator_alone(make_dataset: MakeDataset) -> None:
     """Neither framework's global random state moves."""
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    make_dataset()[0]
+    draw(make_dataset(max_words=3), 0)
     assert torch.equal(torch_state, torch.get_rng_state())
     assert np.array_equal(numpy_state, np.random.get_state()[1])

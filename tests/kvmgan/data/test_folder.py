@@ -76,10 +76,30 @@ def test_missing_and_empty_captions(pairs_root: Path) -> None:
         read_folder(pairs_root, "train")
 
 
+def test_no_image_has_captions(pairs_root: Path) -> None:
+    """Then the message counts the images and says where captions belong, one file each or one for all."""
+    for path in pairs_root.rglob("*.txt"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"holds 20 images but no captions.*picture01\.txt.*captions\.jsonl"):
+        read_folder(pairs_root, "train")
+
+
+def test_hidden_files_are_passed_over(pairs_root: Path, make_image: Callable[..., Path]) -> None:
+    """Thumbnails and the like need no captions; a hidden folder above the data doesn't hide it."""
+    make_image(pairs_root / ".thumbnails" / "deep" / "picture00.png")
+    make_image(pairs_root / "inner" / "._picture01.png")
+    hidden = pairs_root.parent / ".hidden"
+    pairs_root.rename(hidden)
+    assert len(read_folder(hidden, "train")) + len(read_folder(hidden, "test")) == 20
+
+
 def test_too_few_images(tmp_path: Path, make_image: Callable[..., Path]) -> None:
-    """No folder, no image and one image are told apart."""
-    with pytest.raises(UserError, match="should be a folder"):
+    """No folder, a file, no image and one image are told apart."""
+    with pytest.raises(UserError, match="gone is missing: it should be a folder"):
         read_folder(tmp_path / "gone", "train")
+    (tmp_path / "notes").write_text("")
+    with pytest.raises(UserError, match="notes is a file: it should be a folder"):
+        read_folder(tmp_path / "notes", "train")
     with pytest.raises(UserError, match="holds no image"):
         read_folder(tmp_path, "train")
     make_image(tmp_path / "a.png").with_suffix(".txt").write_text("x")

@@ -63,31 +63,60 @@ def test_crop_reaches_every_edge() -> None:
     assert np.array_equal(crop(pixels, 4, 0.5, 0.5), pixels[1:5, 3:7])
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_scales_are_area_averages_in_minus_one_to_one(mirrored: bool) -> None:
-    """0 maps to -1, 255 to 1, each smaller scale is the mean over its pixels, and all are contiguous."""
-    square = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    square[0, 0], square[0, 1] = 0, 255
-    square = square[:, ::-1] if mirrored else square
-    small, middle, large = to_scales(square, (4, 8, 16))
-    expected = torch.from_numpy(square.astype(np.float64)).permute(2, 0, 1) / 127.5 - 1.0
-    assert large.dtype == torch.float32
+def random_pixels(count: int, side: int) -> torch.Tensor:
+    """Return `count` images (count, 3, side, side) uint8 that hold 0 and 255."""
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, 3, side, side), dtype=np.uint8))
+    pixels[:, :, 0, 0], pixels[:, :, 0, 1] = 0, 255
+    return pixels
+
+
+def test_scales_are_area_averages_in_minus_one_to_one() -> None:
+    """0 maps to -1, 255 to 1, each smaller scale is the mean over its pixels, and all are contiguous float32."""
+    pixels = random_pixels(2, 16)
+    before = pixels.clone()
+    small, middle, large = to_scales(pixels, (4, 8, 16))
+    expected = pixels.double() / 127.5 - 1.0
     torch.testing.assert_close(large.double(), expected, rtol=0, atol=1e-6)
     assert float(large.min()) == -1.0
     assert float(large.max()) == 1.0
-    blocks = expected.reshape(3, 4, 4, 4, 4).mean(dim=(2, 4))
-    torch.testing.assert_close(small.double(), blocks, rtol=0, atol=1e-6)
-    assert [tuple(image.shape) for image in (small, middle, large)] == [(3, 4, 4), (3, 8, 8), (3, 16, 16)]
-    assert all(image.is_contiguous() for image in (small, middle, large))
+    for scale, size in ((small, 4), (middle, 8)):
+        step = 16 // size
+        blocks = expected.reshape(2, 3, size, step, size, step).mean(dim=(3, 5))
+        torch.testing.assert_close(scale.double(), blocks, rtol=0, atol=1e-6)
+    assert [tuple(image.shape) for image in (small, middle, large)] == [(2, 3, 4, 4), (2, 3, 8, 8), (2, 3, 16, 16)]
+    assert all(image.is_contiguous() and image.dtype == torch.float32 for image in (small, middle, large))
+    assert torch.equal(pixels, before)
+
+
+def test_scales_have_the_values_of_single_images_to_the_bit() -> None:
+    """A batch, of any strides, scales as each image did on the host: x * (2 / 255) - 1 in float32, then averages."""
+    pixels = random_pixels(3, 32)
+    for batch in (pixels, pixels.to(memory_format=torch.channels_last)):
+        small, middle, large = to_scales(batch, (8, 16, 32))
+        assert all(images.is_contiguous() for images in (small, middle, large))
+        for number, image in enumerate(pixels.numpy()):
+            whole = torch.from_numpy(image.astype(np.float32) * np.float32(2.0 / 255.0) - np.float32(1.0))
+            half = torch.nn.functional.avg_pool2d(whole, 2)
+            assert torch.equal(large[number], whole)
+            assert torch.equal(middle[number], half)
+            assert torch.equal(small[number], torch.nn.functional.avg_pool2d(half, 2))
 
 
 def test_scales_of_no_whole_ratio_keep_the_mean() -> None:
     """An antialiased resize serves for other ratios."""
-    square = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
-    small, large = to_scales(square, (20, 48))
-    assert small.shape == (3, 20, 20)
+    small, large = to_scales(random_pixels(1, 48), (20, 48))
+    assert small.shape == (1, 3, 20, 20)
     assert abs(float(small.mean() - large.mean())) < 0.02
     assert float(small.std()) < float(large.std()) * 0.7
+
+
+@pytest.mark.parametrize(
+    "pixels", [torch.zeros(2, 3, 16, 16), random_pixels(2, 8), random_pixels(1, 16)[0], random_pixels(2, 16)[:, :1]]
+)
+def test_scales_of_other_tensors_raise(pixels: torch.Tensor) -> None:
+    """Floats, another side, an image alone and other channels than three are named by their shape and type."""
+    with pytest.raises(ValueError, match=r"pixels is \(.*, expected \(B, 3, 16, 16\) torch.uint8"):
+        to_scales(pixels, (8, 16))
 
 
 def test_stored_side_is_that_of_attngan() -> None:

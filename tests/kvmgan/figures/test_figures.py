@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
+from kvmgan.errors import UserError
 from kvmgan.figures.attention_maps import attention_maps
 from kvmgan.figures.pictures import MARGIN, save_png, to_picture, wrap
 from kvmgan.figures.sample_grid import sample_grid
@@ -74,3 +75,10 @@ def test_png_replaces_whole(tmp_path):
     save_png(to_picture(torch.zeros(3, 8, 8)), path)
     assert Image.open(path).size == (8, 8)
     assert [p.name for p in path.parent.iterdir()] == ["picture.png"]
+
+
+def test_png_that_cannot_be_written_is_one_line(tmp_path):
+    """A file stands where the folder should be."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/picture\.png cannot be written: (File exists|Not a directory)$"):
+        save_png(to_picture(torch.zeros(3, 8, 8)), tmp_path / "file" / "picture.png")

@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrize
 
 from kvmgan.errors import UserError
 from kvmgan.models.discriminator import Discriminator
@@ -39,6 +42,53 @@ def test_weights_have_spectral_norm_one_except_in_the_heads():
     for layer in (*discriminator.trunk[::2], discriminator.joint):
         assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=1e-2)
     assert torch.linalg.matrix_norm(discriminator.conditional_head.weight.flatten(1), 2) > 1.5
+
+
+@pytest.mark.parametrize("size", [16, 128])
+@torch.no_grad()
+def test_every_convolution_starts_orthogonal_and_normalised(size):
+    """In evaluation mode too, right after construction."""
+    discriminator = Discriminator(size, width=2, sentence_dim=5).eval()
+    convs = {name: layer for name, layer in discriminator.named_modules() if isinstance(layer, nn.Conv2d)}
+    for name, conv in convs.items():
+        normalised = parametrize.is_parametrized(conv)
+        assert normalised != name.endswith("head")
+        original = conv.parametrizations.weight.original if normalised else conv.weight
+        singular = torch.linalg.svdvals(original.flatten(1))
+        torch.testing.assert_close(singular, torch.ones_like(singular))
+        assert torch.linalg.matrix_norm(conv.weight.flatten(1), 2).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_biases_of_convolutions_start_as_torch_draws_them():
+    discriminator = Discriminator(16, width=2, sentence_dim=5)
+    for bias in (discriminator.joint.bias, discriminator.unconditional_head.bias):
+        assert bias.all()
+
+
+def first_image_gradient(discriminator: Discriminator) -> float:
+    """Norm of the unconditional loss's gradient with respect to a few images."""
+    images = torch.randn(2, 3, discriminator.size, discriminator.size).tanh().requires_grad_()
+    logits = discriminator.unconditional(discriminator(images))
+    F.binary_cross_entropy_with_logits(logits, torch.ones(2)).backward()
+    return images.grad.norm().item()
+
+
+def test_first_gradient_at_a_large_image_is_much_larger_than_with_default_weights():
+    discriminator = Discriminator(256, width=16)
+    orthogonal = first_image_gradient(discriminator)
+    for layer in discriminator.modules():
+        if not isinstance(layer, nn.Conv2d):
+            continue
+        default = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size).weight.detach()
+        if not parametrize.is_parametrized(layer):
+            layer.weight.data.copy_(default)
+            continue
+        layer.weight = default
+        # In training mode each read is a step of the power iteration.
+        for _ in range(20):
+            _ = layer.weight
+    # Measured: 14 times at this width, 18 times at the released width of 32.
+    assert orthogonal > 7 * first_image_gradient(discriminator)
 
 
 @torch.no_grad()

@@ -63,11 +63,13 @@ def test_gradients_reach_every_parameter_and_the_words(captions, refinement):
 def test_padding_words_change_nothing_and_words_do(captions, refinement):
     generator = tiny(refinement).eval()
     noise, (sentence, words, mask) = torch.randn(4, 6), captions
-    before = generator(noise, sentence, words, mask).images[-1]
-    other_padding = torch.where(mask[..., None], words, 100.0)
-    assert torch.equal(generator(noise, sentence, other_padding, mask).images[-1], before)
-    other_words = torch.where(mask[..., None], -words, words)
-    changed = generator(noise, sentence, other_words, mask).images[-1] != before
+
+    def last_image(words):
+        return generator(noise, sentence, words, mask, condition_noise=torch.zeros(4, 5)).images[-1]
+
+    before = last_image(words)
+    assert torch.equal(last_image(torch.where(mask[..., None], words, 100.0)), before)
+    changed = last_image(torch.where(mask[..., None], -words, words)) != before
     assert changed.flatten(1).any(dim=1).all()
 
 
@@ -75,10 +77,11 @@ def test_padding_words_change_nothing_and_words_do(captions, refinement):
 @torch.no_grad()
 def test_images_do_not_depend_on_the_rest_of_the_batch_in_evaluation(captions, refinement):
     generator = tiny(refinement).eval()
-    noise = torch.randn(4, 6)
-    together = generator(noise, *captions).images[-1]
+    noise, condition_noise = torch.randn(4, 6), torch.randn(4, 5)
+    together = generator(noise, *captions, condition_noise=condition_noise).images[-1]
     for i in range(4):
-        alone = generator(noise[i : i + 1], *(tensor[i : i + 1] for tensor in captions)).images[-1]
+        alone_noise, alone_condition, *alone_captions = (t[i : i + 1] for t in (noise, condition_noise, *captions))
+        alone = generator(alone_noise, *alone_captions, condition_noise=alone_condition).images[-1]
         torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=1e-4)
 
 
@@ -91,19 +94,21 @@ def test_a_caption_without_words_gives_a_finite_image(captions, refinement):
     assert not output.attention[0].any()
 
 
+@pytest.mark.parametrize("training", [True, False])
 @torch.no_grad()
-def test_condition_is_drawn_in_training_its_mean_in_evaluation_and_can_be_given(captions):
-    generator, noise = tiny(stages=1), torch.randn(4, 6)
+def test_condition_is_drawn_in_both_modes_and_can_be_given(captions, training):
+    generator, noise = tiny(stages=1).train(training), torch.randn(4, 6)
 
     def image(**options):
         return generator(noise, *captions, **options).images[0]
 
     assert not torch.equal(image(), image())
     assert torch.equal(image(condition_noise=torch.ones(4, 5)), image(condition_noise=torch.ones(4, 5)))
-    generator.eval()
-    assert torch.equal(image(), image())
-    assert torch.equal(image(), image(condition_noise=torch.zeros(4, 5)))
-    assert not torch.equal(image(), image(condition_noise=torch.ones(4, 5)))
+    assert not torch.equal(image(condition_noise=torch.zeros(4, 5)), image(condition_noise=torch.ones(4, 5)))
+    torch.manual_seed(7)
+    drawn = image()
+    torch.manual_seed(7)
+    assert torch.equal(drawn, image(condition_noise=torch.randn(4, 5)))
 
 
 def test_memory_options_reach_the_memory_layers():
@@ -122,9 +127,10 @@ def test_same_seed_same_weights():
 
 @pytest.mark.parametrize("refinement", REFINEMENTS)
 def test_channels_last_gives_the_same_images(captions, refinement):
-    generator, noise = tiny(refinement).eval(), torch.randn(4, 6)
-    expected = generator(noise, *captions).images[-1]
-    actual = generator.to(memory_format=torch.channels_last)(noise, *captions).images[-1]
+    generator, noise, condition_noise = tiny(refinement).eval(), torch.randn(4, 6), torch.randn(4, 5)
+    expected = generator(noise, *captions, condition_noise=condition_noise).images[-1]
+    generator.to(memory_format=torch.channels_last)
+    actual = generator(noise, *captions, condition_noise=condition_noise).images[-1]
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-3)
 
 
@@ -142,7 +148,8 @@ def test_bfloat16_autocast_gives_finite_images_and_gradients(captions, refinemen
 def test_traces_without_a_graph_break(captions, refinement):
     generator, noise = tiny(refinement, stages=2).eval(), torch.randn(4, 6)
     compiled = torch.compile(generator, fullgraph=True, backend="eager")
-    assert torch.equal(compiled(noise, *captions).images[-1], generator(noise, *captions).images[-1])
+    made, expected = (net(noise, *captions, condition_noise=torch.zeros(4, 5)) for net in (compiled, generator))
+    assert torch.equal(made.images[-1], expected.images[-1])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,15 @@ import pytest
 import torch
 
 from kvmgan.errors import UserError
+from kvmgan.runs.checkpoint_folder import list_checkpoints, prune
+from kvmgan.train import main
 from kvmgan.training import checkpoint as module
-from kvmgan.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from kvmgan.training import loop
+from kvmgan.training.checkpoint import load_checkpoint, save_checkpoint
+from kvmgan.training.precision import Precision
+from kvmgan.training.step import TrainingStep
+
+CPU = Precision.choose("float32", torch.device("cpu"))
 
 
 @pytest.fixture
@@ -21,7 +29,7 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
 
 def test_save_and_restore_give_the_same_state(run, tmp_path):
     saved = load_checkpoint(run)
-    state = saved.restore(torch.device("cpu"))
+    state = saved.restore(CPU)
     again = load_checkpoint(save_checkpoint(tmp_path / "copy", state, saved.encoders(), saved.options))
     assert (again.step, again.options) == (saved.step, saved.options)
     for name in ("generator", "average", "discriminators", "optimizers"):
@@ -32,7 +40,7 @@ def test_save_and_restore_give_the_same_state(run, tmp_path):
 def test_failed_save_leaves_the_earlier_checkpoint(run, monkeypatch):
     """A disk that fills up halfway: the old checkpoints are whole, nothing half-written is left."""
     saved = load_checkpoint(run)
-    state = saved.restore(torch.device("cpu"))
+    state = saved.restore(CPU)
     state.step += 1
     before = sorted(p.name for p in (run / "checkpoints").iterdir())
     original = module.save_tensors
@@ -49,17 +57,16 @@ def test_failed_save_leaves_the_earlier_checkpoint(run, monkeypatch):
     assert load_checkpoint(run).step == saved.step
 
 
-def test_only_the_newest_are_kept(run):
-    saved = load_checkpoint(run)
-    state, encoders = saved.restore(torch.device("cpu")), saved.encoders()
-    keep = saved.options.training.keep_checkpoints
-    leftover = run / "checkpoints" / ".tmp-1-step-000001"
-    leftover.mkdir()
-    for step in range(7, 12):
-        state.step = step
-        save_checkpoint(run / "checkpoints", state, encoders, saved.options)
-    assert [p.name for p in list_checkpoints(run / "checkpoints")] == [f"step-{s:06d}" for s in range(7, 12)][-keep:]
-    assert not leftover.exists()
+def test_only_the_newest_and_the_best_are_kept(tmp_path):
+    """Three newest, the spared one, and nothing that a killed process left half-written."""
+    for step in range(7, 13):
+        (tmp_path / f"step-{step:06d}").mkdir()
+    (tmp_path / ".tmp-1-step-000001").mkdir()
+    prune(tmp_path, 3, spared=tmp_path / "step-000008")
+    assert [p.name for p in list_checkpoints(tmp_path)] == [f"step-{s:06d}" for s in (8, 10, 11, 12)]
+    assert not (tmp_path / ".tmp-1-step-000001").exists()
+    prune(tmp_path, 3)
+    assert [p.name for p in list_checkpoints(tmp_path)] == [f"step-{s:06d}" for s in (10, 11, 12)]
 
 
 @pytest.mark.parametrize("file", ["average.safetensors", "encoders/vocabulary.json", "config.yaml"])
@@ -87,20 +94,57 @@ def test_a_folder_without_checkpoints(tmp_path):
         load_checkpoint(tmp_path / "nothing")
 
 
-def test_divergence_stops_and_leaves_the_last_good_checkpoint(run, tiny_arguments, monkeypatch, capsys):
-    """A loss that becomes NaN: one line, status 2, no picture or checkpoint of that step."""
-    from kvmgan.train import main
-    from kvmgan.training import loop
+class _Diverging:
+    """The training step, but from step 7 on a loss is NaN and the step counts as skipped."""
 
-    original = loop.training_step
+    def __init__(self, *arguments):
+        self.original = TrainingStep(*arguments)
 
-    def diverging(*arguments):
-        losses = original(*arguments)
+    def __call__(self, state, batch):
+        row = state.skipped_in_row.clone()
+        losses = self.original(state, batch)
+        if state.step < 7:
+            return losses
+        state.skipped += 1
+        state.skipped_in_row.copy_(row + 1)
         return losses | {"kl": losses["kl"] * float("nan")}
 
-    monkeypatch.setattr(loop, "training_step", diverging)
-    assert main(["--resume", str(run), "--training.steps", "8", *tiny_arguments[-2:]]) == 2
+
+def test_divergence_stops_and_leaves_the_last_good_checkpoint(run, tiny_arguments, monkeypatch, capsys):
+    """Too many skipped steps in a row: one line that names the loss, status 2, no checkpoint of them."""
+    monkeypatch.setattr(loop, "TrainingStep", _Diverging)
+    words = ["--resume", str(run), "--training.steps", "20", "--training.skip-limit", "3", *tiny_arguments[-2:]]
+    assert main(words) == 2
     error = capsys.readouterr().err
-    assert "training diverged at step 8: loss kl is nan" in error and "step-000006" in error
+    assert "training diverged at step 9: loss kl is nan (3 steps in a row were skipped)" in error
+    assert "step-000006" in error
     assert load_checkpoint(run).step == 6
-    assert not (run / "samples" / "step-000008.png").exists()
+
+
+def test_a_few_skipped_steps_are_counted_and_survived(run, tiny_arguments, monkeypatch):
+    """Fewer in a row than the limit: training goes on, the statistics say how many, a NaN loss is null there."""
+    monkeypatch.setattr(loop, "TrainingStep", _Diverging)
+    assert main(["--resume", str(run), "--training.steps", "10", *tiny_arguments[-2:]]) == 0
+    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    last = [line for line in lines if "skipped" in line][-1]
+    assert (last["step"], last["skipped"], last["kl"]) == (10, 4, None)
+    assert load_checkpoint(run).header["skipped"] == 4
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(tiny_arguments, tmp_path, monkeypatch):
+    """R-precision 10, 40, 30, 20 at steps 2, 4, 6 and 8, one newest kept: steps 4 and 8 stay, best.json names 4."""
+    values = iter([10.0, 40.0, 30.0, 20.0])
+
+    def judged(*arguments):
+        return [{"metric": "r_precision", "subject": "ema", "value": next(values), "protocol": {}}]
+
+    monkeypatch.setattr(loop, "evaluate_average", judged)
+    words = ["--training.steps", "8", "--training.evaluate-interval", "2", "--training.keep-checkpoints", "1"]
+    assert main([*tiny_arguments, *words, "--runs-dir", str(tmp_path)]) == 0
+    run = next(tmp_path.iterdir())
+    assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["step-000004", "step-000008"]
+    assert json.loads((run / "best.json").read_text()) == {"metric": "r_precision", "value": 40.0, "step": 4}
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["value"]) for row in rows] == [(2, 10.0), (4, 40.0), (6, 30.0), (8, 20.0)]
+    stats = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    assert [line["r_precision_ema"] for line in stats if "r_precision_ema" in line] == [10.0, 40.0, 30.0, 20.0]

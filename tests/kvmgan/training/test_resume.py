@@ -10,10 +10,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from kvmgan.train import main
-from kvmgan.training import loop
+from kvmgan.training.step import TrainingStep
 
 
 def _tensors(checkpoint: Path) -> dict[str, bytes]:
@@ -27,7 +28,8 @@ def _tensors(checkpoint: Path) -> dict[str, bytes]:
 
 def _losses(run: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("time", "images_per_second")} for line in lines]
+    kept = [line for line in lines if "g" in line]
+    return [{k: v for k, v in line.items() if k not in ("time", "images_per_second")} for line in kept]
 
 
 @pytest.fixture
@@ -35,21 +37,23 @@ def signal_at(monkeypatch: pytest.MonkeyPatch):
     """Send this process a signal during a given training step."""
 
     def arm(step: int, signum: int) -> None:
-        original = loop.training_step
+        original = TrainingStep.__call__
 
-        def interrupted(state, *rest):
+        def interrupted(self, state, batch):
             if state.step == step - 1:
                 signal.raise_signal(signum)
-            return original(state, *rest)
+            return original(self, state, batch)
 
-        monkeypatch.setattr(loop, "training_step", interrupted)
+        monkeypatch.setattr(TrainingStep, "__call__", interrupted)
 
     return arm
 
 
-def test_resume_is_bit_identical(tiny_arguments, tmp_path, signal_at, monkeypatch, capsys):
+@pytest.mark.parametrize(("precision", "threads"), [("float32", "2"), ("bfloat16", "2"), ("float16", "1")])
+def test_resume_is_bit_identical(tiny_arguments, tmp_path, signal_at, monkeypatch, capsys, precision, threads):
     """50 straight steps equal 25, SIGTERM, --resume, 25: weights, average, moments, losses."""
-    arguments = [*tiny_arguments, "--training.steps", "50"]
+    changed = ["--training.precision", precision, "--training.threads", threads]
+    arguments = [*tiny_arguments, *changed, "--training.steps", "50"]
     assert main([*arguments, "--runs-dir", str(tmp_path / "straight")]) == 0
     signal_at(25, signal.SIGTERM)
     assert main([*arguments, "--runs-dir", str(tmp_path / "broken")]) == 128 + signal.SIGTERM
@@ -60,11 +64,21 @@ def test_resume_is_bit_identical(tiny_arguments, tmp_path, signal_at, monkeypatc
 
     cache = tiny_arguments[-2:]
     assert main(["--resume", str(broken), *cache]) == 0
+    torch.set_num_threads(1)
     expected = _tensors(straight / "checkpoints" / "step-000050")
     resumed = _tensors(broken / "checkpoints" / "step-000050")
     assert {name.split(":")[0] for name in expected} >= {"generator.safetensors", "optimizers.safetensors"}
     assert [name for name in expected if expected[name] != resumed.get(name)] == []
     assert _losses(straight) == _losses(broken)
+
+
+def test_a_signal_during_the_last_step_is_obeyed(tiny_arguments, tmp_path, signal_at, capsys):
+    """Training ends, its checkpoint is there, and the process stops instead of evaluating."""
+    signal_at(5, signal.SIGTERM)
+    assert main([*tiny_arguments, "--training.steps", "5", "--runs-dir", str(tmp_path)]) == 128 + signal.SIGTERM
+    assert "training is done; for the metrics: python -m kvmgan.evaluate" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.glob("*/checkpoints/*")] == ["step-000005"]
+    assert not list(tmp_path.glob("*/metrics.jsonl"))
 
 
 def test_ctrl_c_exits_130_after_a_checkpoint(tiny_arguments, tmp_path, signal_at):

@@ -36,9 +36,10 @@ def test_touching_parts_differ_in_colour() -> None:
 
 
 def test_species_are_a_function_of_the_seed() -> None:
-    """The same seed gives the same species, another seed others."""
+    """The same seed gives the same species, another seed others, also where only bits above the 32nd differ."""
     assert make_species(20, 5, 3) == make_species(20, 5, 3)
-    assert make_species(20, 5, 3) != make_species(20, 5, 4)
+    seeds = (3, 4, 2**32, 2**32 + 3, 3 * 2**32 + 3, 2**63 - 1)
+    assert all(make_species(20, 5, a) != make_species(20, 5, b) for a, b in itertools.combinations(seeds, 2))
 
 
 def test_too_many_species(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kvmgan.data.files import read_json, read_lines, write_text
 from kvmgan.errors import UserError
+from kvmgan.files import read_json, read_lines, write_text
 
 
 def test_read_lines_drops_blank_lines_and_survives_odd_bytes(tmp_path: Path) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
-from kvmgan.config import Options, to_yaml
-from kvmgan.data.files import write_text
+from kvmgan.config import Options
+from kvmgan.config_file import to_yaml
 from kvmgan.errors import UserError
+from kvmgan.files import write_text
 
 
 class RunFolder:
-    """Paths and line files of one run."""
+    """Paths of one run."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -25,8 +24,8 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
 
     @classmethod
-    def create(cls, runs_dir: Path, options: Options) -> RunFolder:
-        """Make the next numbered folder below ``runs_dir`` and write the options into it.
+    def create(cls, runs_dir: Path, name: str, options: Options) -> RunFolder:
+        """Make the next numbered folder below ``runs_dir``, ``00007-<name>``, and write the options into it.
 
         Raises:
             UserError: if the folder can't be made.
@@ -35,7 +34,7 @@ class RunFolder:
             runs_dir.mkdir(parents=True, exist_ok=True)
             while True:
                 taken = [int(m[1]) for p in runs_dir.iterdir() if (m := re.match(r"(\d{5,})-", p.name))]
-                run = cls(runs_dir / f"{max(taken, default=-1) + 1:05d}-{options.preset}")
+                run = cls(runs_dir / f"{max(taken, default=-1) + 1:05d}-{name}")
                 try:
                     run.path.mkdir()
                     break
@@ -48,17 +47,6 @@ class RunFolder:
             ) from None
         write_text(run.config, to_yaml(options))
         return run
-
-    def append_stats(self, values: Mapping[str, float]) -> None:
-        """Add a line to ``stats.jsonl``."""
-        with self.stats.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
-
-    def drop_stats_after(self, step: int) -> None:
-        """Forget the lines of steps after ``step``: a resumed run writes them again."""
-        if self.stats.exists():
-            lines = self.stats.read_text(encoding="utf-8").splitlines(keepends=True)
-            write_text(self.stats, "".join(line for line in lines if json.loads(line)["step"] <= step))
 
 
 def metrics_path(checkpoint: Path) -> Path:

@@ -14,26 +14,33 @@ from kvmgan.figures.pictures import save_png
 from kvmgan.figures.sample_grid import sample_grid
 from kvmgan.figures.stage_strip import stage_strip
 from kvmgan.models.generator import Generator, GeneratorOutput
-from kvmgan.training.encoders import Encoders
-from kvmgan.training.run_folder import RunFolder
+from kvmgan.models.memory_watch import watch_memory
+from kvmgan.pretraining.encoders import Encoders
+from kvmgan.random_streams import normal_noise
+from kvmgan.runs.run_folder import RunFolder
 
 STRIP_ROWS = 4
 
 
 @dataclass
 class FixedSamples:
-    """N test captions, encoded, and their noise (N, Z)."""
+    """N test captions, encoded, their noise (N, Z) and the noise of their conditions (N, C)."""
 
     captions: list[str]
     words: Tensor
     sentence: Tensor
     mask: Tensor
     noise: Tensor
+    condition_noise: Tensor
 
     @torch.no_grad()
     def draw(self, generator: Generator) -> GeneratorOutput:
         """All pictures by a generator in evaluation mode."""
-        return generator(self.noise, self.sentence, self.words, self.mask)
+        return generator(self.noise, self.sentence, self.words, self.mask, condition_noise=self.condition_noise)
+
+    def watch(self, generator: Generator) -> dict[str, Tensor]:
+        """Gates and addresses of the memory layers, by :func:`kvmgan.models.memory_watch.watch_memory`."""
+        return watch_memory(generator, self.noise, self.sentence, self.words, self.mask, self.condition_noise)
 
     def save(self, generator: Generator, run: RunFolder, step: int) -> tuple[Path, Path]:
         """Write ``samples/step-<step>.png`` and ``stages/step-<step>.png``; returns their paths."""
@@ -47,15 +54,16 @@ class FixedSamples:
 def fixed_samples(
     dataset: TextImageDataset, encoders: Encoders, options: Options, device: torch.device
 ) -> FixedSamples:
-    """Captions spread evenly over the test images; the noise is drawn from ``training.seed``."""
+    """The first usable captions of test images that are spread evenly; the noise is drawn from ``training.seed``."""
+    dataset = dataset.limited(options.evaluation.max_words)
     count = min(options.training.sample_count, len(dataset))
     chosen = [number * len(dataset) // count for number in range(count)]
-    encoded = [dataset.encode_caption(index, 0) for index in chosen]
-    tokens = torch.stack([tokens for tokens, _ in encoded]).to(device)
-    lengths = torch.tensor([length for _, length in encoded], device=device)
-    source = torch.Generator().manual_seed(options.training.seed)
+    captions = [dataset.usable_captions(index)[0] for index in chosen]
+    encoded = [dataset.encode_caption(index, caption) for index, caption in zip(chosen, captions, strict=True)]
+    dims = options.model.noise_dim, options.model.condition_dim
+    drawn = normal_noise((count, sum(dims)), options.training.seed, "fixed samples").to(device)
     return FixedSamples(
-        [dataset.records[index].captions[0] for index in chosen],
-        *encoders.encode(tokens, lengths),
-        torch.randn(count, options.model.noise_dim, generator=source).to(device),
+        [dataset.records[index].captions[caption] for index, caption in zip(chosen, captions, strict=True)],
+        *encoders.encode(torch.stack([tokens for tokens, _ in encoded]), torch.tensor([n for _, n in encoded])),
+        *drawn.split(dims, dim=1),
     )

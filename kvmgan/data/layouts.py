@@ -1,0 +1,68 @@
+"""Which layout of data lies in a folder, told from the files alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from kvmgan.data.folder import CAPTION_LIST, check_folder, find_images
+from kvmgan.errors import UserError
+
+Layout = Literal["birds", "cub", "coco", "folder"]
+
+_NEEDS: dict[Layout, str] = {
+    "birds": "settings.json and attributes.json beside images.txt and classes.txt",
+    "cub": "CUB_200_2011/, or images.txt and classes.txt",
+    "coco": "annotations/captions_*.json, or captions_*2014.json beside train2014/ or val2014/",
+    "folder": f"{CAPTION_LIST}, or images with a .txt file of captions beside each",
+}
+_SHOWN = 5
+
+
+def find_layout(root: Path) -> Layout:
+    """Return the first layout of birds, cub, coco, folder whose files are in `root`; nothing is read or written.
+
+    Raises `UserError` when `root` is missing or a file, and else with what was found in it and what is needed.
+    """
+    root = Path(root)
+    check_folder(root)
+    has_lists = _has_files(root, "images.txt", "classes.txt")
+    if has_lists and _has_files(root, "settings.json", "attributes.json"):
+        return "birds"
+    if has_lists or (root / "CUB_200_2011").is_dir():
+        return "cub"
+    if _is_coco(root):
+        return "coco"
+    if _is_folder(root):
+        return "folder"
+    needs = "; ".join(f"{layout}: {files}" for layout, files in _NEEDS.items())
+    raise UserError(f"{root} is no data set that is known: it holds {_contents(root)}; expected one of {needs}")
+
+
+def _has_files(root: Path, *names: str) -> bool:
+    return all((root / name).is_file() for name in names)
+
+
+def _is_coco(root: Path) -> bool:
+    if any((root / "annotations").glob("captions_*.json")):
+        return True
+    has_part = any((root / part).is_dir() for part in ("train2014", "val2014"))
+    return has_part and any(root.glob("captions_*2014.json"))
+
+
+def _is_folder(root: Path) -> bool:
+    return _has_files(root, CAPTION_LIST) or any(path.with_suffix(".txt").is_file() for path in find_images(root))
+
+
+def _contents(root: Path) -> str:
+    """Name the first entries of `root` that aren't hidden; folders end in a slash."""
+    try:
+        entries = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(root))
+    except OSError as error:
+        return f"what cannot be read ({error.strerror})"
+    visible = [name for name in entries if not name.startswith(".")]
+    if not visible:
+        return "nothing"
+    rest = len(visible) - _SHOWN
+    return ", ".join(visible[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

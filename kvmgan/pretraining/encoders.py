@@ -1,0 +1,189 @@
+"""The frozen networks beside the generator: DAMSM encoders, vocabulary and attribute classifier, as one folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from kvmgan.config import DamsmOptions
+from kvmgan.data.vocabulary import Vocabulary
+from kvmgan.errors import UserError
+from kvmgan.files import load_tensors, read_json, save_tensors, write_text
+from kvmgan.models.attribute_classifier import AttributeClassifier
+from kvmgan.models.image_encoder import SmallImageEncoder
+from kvmgan.models.text_encoder import TextEncoder, word_mask
+from kvmgan.runs.checkpoint_folder import find_checkpoint
+
+_SHAPE = "damsm.json"
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """The settings of :class:`kvmgan.config.DamsmOptions` that decide the networks and not how they are trained."""
+
+    encoder: Literal["small", "inception"]
+    width: int
+    embedding_dim: int
+    word_dim: int
+
+    @classmethod
+    def of(cls, damsm: DamsmOptions) -> EncoderShape:
+        """The shape that the settings ask for."""
+        return cls(damsm.encoder, damsm.width, damsm.embedding_dim, damsm.word_dim)
+
+    def put_into(self, damsm: DamsmOptions) -> DamsmOptions:
+        """The settings with this shape."""
+        return replace(damsm, **asdict(self))
+
+
+@dataclass
+class Encoders:
+    """Frozen networks in evaluation mode; ``classifier`` is None where no attributes are known."""
+
+    vocabulary: Vocabulary
+    shape: EncoderShape
+    text: TextEncoder
+    image: nn.Module
+    classifier: AttributeClassifier | None
+
+    def to(self, device: torch.device) -> Encoders:
+        """Move all networks, in place."""
+        for module in (self.text, self.image, self.classifier):
+            if module is not None:
+                module.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Words (B, T, D), sentence (B, D) and mask (B, T), True = word, on the encoders' device.
+
+        Args:
+            tokens: (B, T) int64, on any device.
+            lengths: (B,) int64, on the host, so that nothing waits for the device.
+        """
+        device = self.text.encoder.weight.device
+        words, sentence = self.text(tokens.to(device, non_blocking=True), lengths)
+        return words, sentence, word_mask(lengths, tokens.shape[1]).to(device, non_blocking=True)
+
+    def save(self, folder: Path) -> None:
+        """Write everything into ``folder``."""
+        save_damsm(folder, self.vocabulary, self.shape, self.text, self.image)
+        if self.classifier is not None:
+            save_classifier(folder, self.classifier)
+
+
+def find_encoders(path: Path) -> Path:
+    """The folder of encoders that ``path`` is or holds: a run, a checkpoint or a finished folder of pretraining.
+
+    Raises:
+        UserError: if there is none.
+    """
+    for folder in (path, path / "best", path / "encoders"):
+        if (folder / _SHAPE).is_file():
+            return folder
+    try:
+        folder = find_checkpoint(path) / "encoders"
+    except UserError:
+        folder = path
+    if not (folder / _SHAPE).is_file():
+        raise UserError(f"{path} holds no encoders: name a run, a checkpoint or a folder that kvmgan.pretrain filled")
+    return folder
+
+
+def load_encoders(folder: Path) -> Encoders:
+    """Read what :meth:`Encoders.save` wrote, onto the CPU.
+
+    Raises:
+        UserError: if a file is missing, damaged or doesn't fit the others.
+    """
+    vocabulary = Vocabulary.load(folder / "vocabulary.json")
+    shape = _load_shape(folder / _SHAPE)
+    text, image = build_text_encoder(shape, len(vocabulary)), build_image_encoder(shape)
+    load_weights(text, folder / "text_encoder.safetensors")
+    load_weights(image, folder / "image_encoder.safetensors")
+    return Encoders(vocabulary, shape, _frozen(text), _frozen(image), load_classifier(folder))
+
+
+def save_damsm(folder: Path, vocabulary: Vocabulary, shape: EncoderShape, text: TextEncoder, image: nn.Module) -> None:
+    """Write both DAMSM encoders, their shape and their words into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary.save(folder / "vocabulary.json")
+    write_text(folder / _SHAPE, json.dumps(asdict(shape)))
+    save_tensors(folder / "text_encoder.safetensors", text.state_dict())
+    save_tensors(folder / "image_encoder.safetensors", image.state_dict())
+
+
+def save_classifier(folder: Path, classifier: AttributeClassifier) -> None:
+    """Write the attribute classifier and the attributes it knows into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {"width": classifier.width, "cardinalities": classifier.cardinalities}
+    write_text(folder / "classifier.json", json.dumps(description))
+    save_tensors(folder / "classifier.safetensors", classifier.state_dict())
+
+
+def load_classifier(folder: Path) -> AttributeClassifier | None:
+    """Read the attribute classifier of ``folder``, frozen; None if there is none."""
+    path = folder / "classifier.json"
+    if not path.exists():
+        return None
+    description = read_json(path, "the attributes that the classifier knows")
+    try:
+        classifier = AttributeClassifier(description["cardinalities"], width=description["width"])
+    except (KeyError, TypeError):
+        raise UserError(f"{path} doesn't describe an attribute classifier: restore it") from None
+    load_weights(classifier, folder / "classifier.safetensors")
+    return _frozen(classifier)
+
+
+def build_text_encoder(shape: EncoderShape, vocabulary_size: int, dropout: float = 0.0) -> TextEncoder:
+    """The text encoder for a vocabulary of that many words, padding included, with random weights."""
+    return TextEncoder(vocabulary_size, embedding_dim=shape.embedding_dim, word_dim=shape.word_dim, dropout=dropout)
+
+
+def build_image_encoder(shape: EncoderShape, weights: Path | Literal["imagenet"] | None = None) -> nn.Module:
+    """The image encoder with random weights; ``weights``: where those of Inception come from."""
+    if shape.encoder == "inception":
+        # Imported here: only this encoder needs torchvision.
+        from kvmgan.models.inception_encoder import InceptionImageEncoder
+
+        return InceptionImageEncoder(feature_dim=shape.word_dim, weights=weights)
+    return SmallImageEncoder(feature_dim=shape.word_dim, width=shape.width)
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load a module's weights from a safetensors file.
+
+    Raises:
+        UserError: if the file is missing, damaged or holds other names or shapes than the module.
+    """
+    tensors, wanted = load_tensors(path), module.state_dict()
+    wrong = sorted(tensors.keys() ^ wanted.keys()) or [n for n in wanted if tensors[n].shape != wanted[n].shape]
+    if wrong:
+        raise UserError(f"{path} doesn't fit the settings beside it ({wrong[0]} differs): restore the two together")
+    module.load_state_dict(tensors)
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Hash of a module's weights and buffers, short form, independent of the device."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _load_shape(path: Path) -> EncoderShape:
+    content = read_json(path, "the sizes of the encoders")
+    try:
+        return EncoderShape(**content)
+    except TypeError:
+        raise UserError(f"{path} doesn't describe encoders: restore it") from None
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    return module.eval().requires_grad_(False)

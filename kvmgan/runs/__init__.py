@@ -1,0 +1,1 @@
+"""A run: its folder, its progress on the screen, its end by a signal."""

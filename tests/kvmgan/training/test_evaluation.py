@@ -1,0 +1,212 @@
+"""Evaluation: what the generator is given, what stands in the rows, and what is left out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from kvmgan.config import EvaluationOptions, ModelOptions, Options
+from kvmgan.data.dataset import TextImageDataset
+from kvmgan.data.procedural.archive import AttributeTruth
+from kvmgan.data.records import Record
+from kvmgan.data.vocabulary import Vocabulary
+from kvmgan.models.generator import Generator, GeneratorOutput
+from kvmgan.pretraining.encoders import Encoders, EncoderShape, build_image_encoder, build_text_encoder
+from kvmgan.random_streams import normal_noise
+from kvmgan.training.builders import build_generator
+from kvmgan.training.evaluation import evaluate, evaluate_average
+
+CPU = torch.device("cpu")
+SEEDS = (0, 1, 12345, 2**32, 2**63 - 1)
+WORDS = ["a", "red", "green", "bird", "with", "wings", "of", "gold"]
+SHAPE = EncoderShape("small", width=4, embedding_dim=8, word_dim=8)
+MODEL = ModelOptions(stages=2, base_size=16, width=4, noise_dim=5, condition_dim=3, residual_blocks=0)
+JUDGING = EvaluationOptions(images=18, folds=3, candidates=100, max_words=6, batch_size=4, seed=7)
+OPTIONS = Options(model=MODEL, evaluation=JUDGING)
+# Seven words: more than evaluation's limit, which is more than training's.
+CAPTIONS = ("quux", "a green bird with wings of gold")
+TRUTH = AttributeTruth(
+    values={"colour": ("red", "green")},
+    images={str(place): {"colour": place % 2} for place in range(6)},
+    captions={str(place): [(), ("colour",)] for place in range(6)},
+)
+
+
+class RecordingGenerator(Generator):
+    """Keeps what it is given, batch by batch."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            stages=2, base_size=16, width=4, noise_dim=5, condition_dim=3, sentence_dim=8, word_dim=8, residual_blocks=0
+        )
+        self.given: list[dict[str, Tensor]] = []
+
+    def forward(self, noise: Tensor, sentence: Tensor, words: Tensor, mask: Tensor, **options) -> GeneratorOutput:
+        self.given.append({"noise": noise, "mask": mask, **options})
+        return super().forward(noise, sentence, words, mask, **options)
+
+    def all_given(self, name: str) -> Tensor:
+        """One input over all pictures."""
+        return torch.cat([given[name] for given in self.given])
+
+
+class ColourClassifier(nn.Module):
+    """Tells green pictures (1) from red ones (0)."""
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"colour": images.mean(dim=(2, 3))[:, :2]}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are slowed down by a second one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> TextImageDataset:
+    """Six records, red and green in turn, each a class of its own; training's word limit is 2."""
+    for colour in ("red", "green"):
+        Image.new("RGB", (40, 40), colour).save(tmp_path / f"{colour}.png")
+    records = [
+        Record(str(place), tmp_path / ("red.png", "green.png")[place % 2], place, CAPTIONS) for place in range(6)
+    ]
+    return TextImageDataset(records, Vocabulary(WORDS), sizes=(16, 32), max_words=2)
+
+
+@pytest.fixture
+def encoders() -> Encoders:
+    torch.manual_seed(0)
+    text, image = build_text_encoder(SHAPE, len(WORDS) + 1).eval(), build_image_encoder(SHAPE).eval()
+    return Encoders(Vocabulary(WORDS), SHAPE, text, image, ColourClassifier())
+
+
+@pytest.fixture
+def judged(dataset: TextImageDataset, encoders: Encoders) -> Callable[[EvaluationOptions], RecordingGenerator]:
+    """Evaluates a generator and returns it, with all that it was given."""
+
+    def judge(judging: EvaluationOptions) -> RecordingGenerator:
+        generator = RecordingGenerator()
+        evaluate({"some": generator}, encoders, dataset, None, replace(OPTIONS, evaluation=judging), CPU)
+        return generator
+
+    return judge
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 18])
+def test_noise_and_condition_are_drawn_whatever_the_batch(judged, batch_size):
+    """One array of the seed, split in two; picture i's part of it doesn't depend on the batch that it comes in."""
+    generator = judged(replace(JUDGING, batch_size=batch_size))
+    expected = normal_noise((18, 8), 7, "evaluation noise")
+    assert not generator.training
+    assert torch.equal(generator.all_given("noise"), expected[:, :5])
+    assert torch.equal(generator.all_given("condition_noise"), expected[:, 5:])
+
+
+def test_all_seeds_give_noise_of_their_own(judged):
+    noise = [judged(replace(JUDGING, seed=seed)).all_given("noise") for seed in SEEDS]
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(noise, 2))
+
+
+def test_numbers_repeat_and_nothing_else_is_drawn(dataset, encoders):
+    """The framework's random state is as it was, and a second evaluation gives the same rows."""
+    generator = RecordingGenerator()
+    before = torch.get_rng_state()
+    first, second = (evaluate({"some": generator}, encoders, dataset, TRUTH, OPTIONS, CPU) for _ in range(2))
+    assert first == second
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_captions_keep_the_words_of_evaluation(judged):
+    """evaluation.max_words counts, more or less than training's, and captions of unknown words are never drawn."""
+    for max_words in (1, 6, 9):
+        mask = judged(replace(JUDGING, max_words=max_words)).all_given("mask")
+        assert mask.shape == (18, max_words)
+        assert (mask.sum(dim=1) == min(max_words, 7)).all()
+
+
+def test_rows_name_metric_subject_and_protocol(dataset, encoders):
+    """The protocol holds what was done: of 100 candidates 16 are there, since three of 18 captions are of one class."""
+    rows = evaluate({"some": RecordingGenerator()}, encoders, dataset, TRUTH, OPTIONS, CPU)
+    assert [(row["metric"], row["subject"]) for row in rows] == [
+        (metric, subject) for metric in ("r_precision", "attribute_accuracy") for subject in ("some", "real")
+    ]
+    shared = {"split": "test", "images": 18, "max_words": 6, "condition": "drawn", "seed": 7}
+    for row in rows:
+        assert 0 <= row["value"] <= 100
+        assert shared.items() <= row["protocol"].items()
+        assert {"code_version", "extractor", "extractor_weights"} <= row["protocol"].keys()
+    protocol = rows[0]["protocol"]
+    assert (protocol["name"], protocol["candidates"], protocol["folds"]) == ("damsm", 16, 3)
+    assert rows[0].keys() == {"metric", "subject", "value", "std", "protocol"}
+    assert (rows[3]["named"], rows[3]["by_attribute"]) == (18, {"colour": 100.0})
+
+
+def test_real_pictures_belong_to_their_captions(dataset, encoders):
+    """A classifier that is never wrong scores 100: each caption is judged by its own record's picture."""
+    rows = evaluate({}, encoders, dataset, TRUTH, OPTIONS, CPU)
+    assert [row["value"] for row in rows if row["metric"] == "attribute_accuracy"] == [100.0]
+
+
+def test_generated_pictures_belong_to_their_captions(tmp_path, encoders):
+    """A generator that paints its sentence, and an encoder that reads it, score 100 with captions that all differ."""
+
+    class Painter(RecordingGenerator):
+        def forward(self, noise: Tensor, sentence: Tensor, words: Tensor, mask: Tensor, **options) -> GeneratorOutput:
+            painted = sentence.repeat(1, 384).reshape(-1, 3, 32, 32)
+            return GeneratorOutput([painted], [], sentence, sentence)
+
+    class Reader(nn.Module):
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            return images, images.flatten(1)[:, :8]
+
+    Image.new("RGB", (40, 40)).save(tmp_path / "black.png")
+    captions = [f"{first} {second}" for first in WORDS for second in WORDS[:4]]
+    records = [Record(str(n), tmp_path / "black.png", n, (caption,)) for n, caption in enumerate(captions)]
+    dataset = TextImageDataset(records, Vocabulary(WORDS), sizes=(16, 32), max_words=2)
+    options = replace(OPTIONS, evaluation=replace(JUDGING, images=32))
+    reading = replace(encoders, image=Reader())
+    values = {r["subject"]: r["value"] for r in evaluate({"some": Painter()}, reading, dataset, None, options, CPU)}
+    # Pictures that are all the same are nearest to one caption of 32.
+    assert values["some"] == 100.0 and values["real"] < 10
+
+
+def test_one_class_leaves_r_precision_out_and_says_so(dataset, encoders, capsys):
+    dataset.records = [replace(record, class_id=3) for record in dataset.records]
+    rows = evaluate({"some": RecordingGenerator()}, encoders, dataset, TRUTH, OPTIONS, CPU)
+    assert {row["metric"] for row in rows} == {"attribute_accuracy"}
+    output = capsys.readouterr().out
+    assert output.startswith("note: R-precision is left out: all 18 captions are of one class")
+    assert output.count("\n") == 1
+
+
+def test_no_picture_is_made_where_nothing_can_be_judged(dataset, encoders):
+    """One class, and no attributes or no classifier of them: there are no rows, and no time is spent on them."""
+    dataset.records = [replace(record, class_id=3) for record in dataset.records]
+    generator = RecordingGenerator()
+    for judges, truth in ((encoders, None), (replace(encoders, classifier=None), TRUTH)):
+        assert evaluate({"some": generator}, judges, dataset, truth, OPTIONS, CPU) == []
+    assert generator.given == []
+
+
+def test_the_untrained_generator_is_judged_only_if_asked_for(dataset, encoders):
+    """It is the one that training starts from: as an average it would get the same figures."""
+    average = build_generator(MODEL, SHAPE.word_dim, OPTIONS.training.seed)
+    rows = evaluate_average(average, encoders, dataset, TRUTH, OPTIONS, CPU)
+    assert [row["subject"] for row in rows] == ["ema", "real"] * 2
+    asked = replace(OPTIONS, evaluation=replace(JUDGING, untrained=True))
+    more = evaluate_average(average, encoders, dataset, TRUTH, asked, CPU)
+    assert [row["subject"] for row in more] == ["ema", "untrained", "real"] * 2
+    for start in (0, 3):
+        assert {**more[start], "subject": ""} == {**more[start + 1], "subject": ""}
+    assert [row for row in more if row["subject"] != "untrained"] == rows

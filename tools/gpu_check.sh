@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in under ten minutes: build, tests, compute-sanitizer, benchmarks.
 #
-#   tools/gpu_check.sh OUTDIR [step...]      steps: build tests accuracy triton memcheck racecheck benchmarks compiled
+#   tools/gpu_check.sh OUTDIR [step...]      steps: build tests accuracy triton memcheck racecheck benchmarks compiled training
 #
-# OUTDIR gets summary.json, logs, and the benchmarks' records, seven files in all. A step that fails or runs out of time
+# OUTDIR gets summary.json, logs, and the benchmarks' records, eight files in all. A step that fails or runs out of time
 # doesn't stop the next; steps that found no time can be named in another call, with another OUTDIR. Needs no network:
 # what pip would fetch is not fetched, and the tests of kvmem do without it. tests and accuracy are those of the CUDA
-# kernels, triton both of the Triton kernels.
+# kernels, triton both of the Triton kernels; training is the benchmark of kvmgan's whole step.
 # KVMEM_CHECK_SECONDS (570) is the time for all, KVMEM_CHECK_PYTHON (python3) the Python that has torch.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=$(mkdir -p "${1:?OUTDIR}" && cd "$1" && pwd)
 shift
-steps=${*:-build tests accuracy triton memcheck racecheck benchmarks compiled}
+steps=${*:-build tests accuracy triton memcheck racecheck benchmarks compiled training}
 limit=${KVMEM_CHECK_SECONDS:-570}
 python=${KVMEM_CHECK_PYTHON:-python3}
 # cmake and ninja lie beside Python where pip has put them.
@@ -50,16 +50,17 @@ racecheck() { sanitize racecheck; }
 measure() { "$python" benchmarks/run.py --device cuda --seconds "$((budget - 25))" "$@"; }
 benchmarks() { measure --torch-compile none --json "$out/benchmarks.json"; }
 compiled() { measure --torch-compile only --json "$out/compiled.json"; }
+training() { "$python" benchmarks/training_step.py --device cuda --batch-size 32 --json "$out/training.json"; }
 
 seconds_of() {
   case $1 in build | triton) echo 180 ;; tests | accuracy) echo 150 ;; memcheck | racecheck) echo 90 ;; *) echo 200 ;; esac
 }
 
 log_of() {
-  case $1 in tests | accuracy | triton) echo tests ;; *check) echo sanitizer ;; benchmarks | compiled) echo benchmarks ;; *) echo "$1" ;; esac
+  case $1 in tests | accuracy | triton) echo tests ;; *check) echo sanitizer ;; benchmarks | compiled | training) echo benchmarks ;; *) echo "$1" ;; esac
 }
 
-export -f build tests accuracy triton sanitize memcheck racecheck measure benchmarks compiled
+export -f build tests accuracy triton sanitize memcheck racecheck measure benchmarks compiled training
 export python out few_workers workers budget
 results="" failed=0
 rm -f "$out"/{build,tests,sanitizer,benchmarks}.log

@@ -58,8 +58,8 @@ def tiny_batch(options: Options, seed: int = 0) -> Batch:
     return Batch(pixels, tokens * (torch.arange(4) < lengths[:, None]), lengths, numbers, numbers, numbers * 0)
 
 
-def tiny_step(options: Options) -> tuple[TrainingStep, TrainingState]:
-    """The step and the state before it, on the CPU."""
-    precision = Precision.choose(options.training.precision, CPU)
+def tiny_step(options: Options, device: torch.device = CPU) -> tuple[TrainingStep, TrainingState]:
+    """The step and the state before it."""
+    precision = Precision.choose(options.training.precision, device)
     state = initial_state(options, precision)
-    return TrainingStep(tiny_encoders(options), options.training, options.damsm, precision), state
+    return TrainingStep(tiny_encoders(options).to(device), options.training, options.damsm, precision), state

@@ -12,7 +12,7 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -32,7 +32,7 @@ from kvmgan.training.state import initial_state
 from kvmgan.training.step import TrainingStep
 
 # The first is the plain step; the others are the package's own in these precisions.
-CONTENDERS = ("plain", "float32", "bfloat16")
+CONTENDERS = ("plain", "float32", "float32 compiled", "bfloat16")
 VOCABULARY = 5450
 ROUNDS, WARMUP_ROUNDS = 7, 1
 
@@ -43,8 +43,13 @@ def options_for(contender: str, batch_size: int = 4) -> Options:
     model = options.model
     if contender == "plain":
         model = replace(model, memory=replace(model.memory, backend="eager"))
-    precision = "float32" if contender == "plain" else contender
-    training = replace(options.training, batch_size=batch_size, precision=precision)
+    precision = "float32" if contender == "plain" else contender.split(" ")[0]
+    # The plain step has the order in memory that torch makes by itself.
+    order = "contiguous" if contender == "plain" else "auto"
+    compiled = contender.endswith("compiled")
+    training = replace(
+        options.training, batch_size=batch_size, precision=precision, memory_format=order, compile=compiled
+    )
     return replace(options, model=model, damsm=replace(options.damsm, encoder="small"), training=training)
 
 
@@ -53,9 +58,6 @@ def make_step(contender: str, device: torch.device, batch_size: int = 4) -> Call
     options = options_for(contender, batch_size)
     encoders, batch = make_encoders(options).to(device), make_batch(options, batch_size).to(device)
     precision = Precision.choose(options.training.precision, device)
-    if contender == "plain":
-        # In the layout that torch makes by itself.
-        options = replace(options, training=replace(options.training, channels_last=False))
     state = initial_state(options, precision)
     if contender == "plain":
         nets = (state.generator, copy.deepcopy(state.generator).eval().requires_grad_(False), state.discriminators)
@@ -86,9 +88,11 @@ def make_batch(options: Options, batch_size: int) -> Batch:
     return Batch(pixels, tokens, lengths, numbers, numbers, torch.zeros_like(numbers))
 
 
-def measure(device: torch.device, rounds: int = ROUNDS, batch_size: int = 4) -> dict[str, list[float]]:
+def measure(
+    device: torch.device, rounds: int = ROUNDS, batch_size: int = 4, contenders: Sequence[str] = CONTENDERS
+) -> dict[str, list[float]]:
     """Contender -> seconds of each round; in a round each takes one step, so that what slows one slows all."""
-    steps = {name: make_step(name, device, batch_size) for name in CONTENDERS}
+    steps = {name: make_step(name, device, batch_size) for name in contenders}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(WARMUP_ROUNDS + rounds):
         for name, step in steps.items():
@@ -132,6 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to measure (default: cpu)")
     parser.add_argument("--batch-size", type=int, default=4, help="images in a batch (default: 4)")
+    parser.add_argument("--contender", choices=CONTENDERS, action="append", help="only these beside plain")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"measured rounds (default: {ROUNDS})")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch (default: 2)")
     parser.add_argument("--json", type=Path, help="file to write the machine and the results to")
@@ -141,8 +146,9 @@ def main() -> None:
     device = torch.device(arguments.device)
     if arguments.peak:
         return print_peak(arguments.peak, device, arguments.batch_size)
-    seconds = measure(device, arguments.rounds, arguments.batch_size)
-    peaks = {name: peak_memory(name, device, arguments.batch_size) for name in CONTENDERS}
+    contenders = ["plain", *(arguments.contender or CONTENDERS[1:])]
+    seconds = measure(device, arguments.rounds, arguments.batch_size, contenders)
+    peaks = {name: peak_memory(name, device, arguments.batch_size) for name in contenders}
     machine = describe_machine() | {"threads": arguments.threads, "batch_size": arguments.batch_size}
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     print("\n".join(table(seconds, peaks)))

@@ -158,8 +158,9 @@ class TrainingOptions:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     """Arithmetic of generator, discriminators and image encoder, by autocast; weights, losses and the moving average
     stay float32. float16 scales its losses. auto: bfloat16 where the device multiplies it fast, else float32."""
-    channels_last: bool = True
-    """Keep images and features with their channels side by side in memory; changes speed, not results."""
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    """Order of images and features in memory; changes speed, not results. auto: channels_last for 16-bit arithmetic
+    on a device that is fast at it, else contiguous."""
     compile: bool = False
     """Compile generator, discriminators and image encoder with torch.compile."""
     tf32: bool = False

@@ -35,6 +35,7 @@ def _birds_tiny() -> Options:
             epochs=13,
             batch_size=32,
             lr_decay=0.95,
+            validation_interval=3,
             validation_images=500,
         ),
         classifier=ClassifierOptions(width=16, steps=600),

@@ -12,7 +12,9 @@ def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 def gated(features: Tensor) -> Tensor:
     """GLU over the channels: the first half times the sigmoid of the second. (B, 2C, ...) -> (B, C, ...)."""
-    # Not F.glu, which copies both halves of a channel-wise split and loses channels_last.
+    if features.is_contiguous():
+        return F.glu(features, dim=1)
+    # F.glu's backward takes five times as long in channels_last.
     values, gates = features.chunk(2, dim=1)
     return values * gates.sigmoid()
 

@@ -54,7 +54,7 @@ def initial_state(options: Options, precision: Precision) -> TrainingState:
     training, word_dim, device = options.training, options.damsm.word_dim, precision.device
     generator = build_generator(options.model, word_dim, training.seed)
     discriminators = build_discriminators(options.sizes, options.discriminator, word_dim, training.seed)
-    layout = torch.channels_last if training.channels_last else torch.contiguous_format
+    layout = precision.memory_format(training.memory_format)
     generator.to(device, memory_format=layout)
     discriminators.to(device, memory_format=layout)
     state = TrainingState(

@@ -49,6 +49,7 @@ class TrainingStep:
 
     def __init__(self, encoders: Encoders, training: TrainingOptions, damsm: DamsmOptions, precision: Precision):
         self.encoders, self.training, self.precision = encoders, training, precision
+        self.memory_format = precision.memory_format(training.memory_format)
         self.gammas = {"gamma1": damsm.gamma1, "gamma2": damsm.gamma2, "gamma3": damsm.gamma3}
 
     def __call__(self, state: TrainingState, batch: Batch) -> Losses:
@@ -77,8 +78,7 @@ class TrainingStep:
         """The batch in equal parts; noise and condition noise are functions of (seed, step) alone."""
         device = batch.tokens.device
         images = to_scales(batch.pixels, state.generator.sizes)
-        if self.training.channels_last:
-            images = [image.contiguous(memory_format=torch.channels_last) for image in images]
+        images = [image.contiguous(memory_format=self.memory_format) for image in images]
         words, sentence, mask = self.encoders.encode(batch.tokens, batch.lengths)
         dims = state.generator.noise_dim, state.generator.condition_dim
         drawn = normal_noise((len(batch.tokens), sum(dims)), self.training.seed, "training noise", state.step)

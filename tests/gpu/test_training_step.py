@@ -9,10 +9,10 @@ DEVICE = torch.device("cuda")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_no_step_waits_for_the_gpu(precision, channels_last):
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_no_step_waits_for_the_gpu(precision, memory_format):
     """torch raises at every call that waits."""
-    options = problem.tiny_options(precision=precision, channels_last=channels_last)
+    options = problem.tiny_options(precision=precision, memory_format=memory_format)
     step, state = problem.tiny_step(options, DEVICE)
     batches = [problem.tiny_batch(options, seed).pin_memory().to(DEVICE) for seed in range(4)]
     step(state, batches[0])

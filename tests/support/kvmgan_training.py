@@ -21,7 +21,7 @@ WORDS = 5
 
 def tiny_options(backend: str | None = None, **training: Any) -> Options:
     """16 -> 32 pixels, batch 4, everything narrow; ``training``: settings of the training to change."""
-    settings = {"batch_size": 4, "lambda_damsm": 2.0, "channels_last": False} | training
+    settings = {"batch_size": 4, "lambda_damsm": 2.0} | training
     return Options(
         model=ModelOptions(
             stages=2,

@@ -42,11 +42,15 @@ def _tensors(state: TrainingState) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("refinement", ["memory", "attention", "none"])
-@pytest.mark.parametrize("checkpoint_activations", [False, True])
-def test_equals_a_plain_step(plain_training, refinement, checkpoint_activations):
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"checkpoint_activations": True}, {"memory_format": "channels_last"}],
+    ids=lambda s: next(iter(s), "plain"),
+)
+def test_equals_a_plain_step(plain_training, refinement, settings):
     """Every gradient, running statistic, average and loss of the first step."""
     # Discriminators that hardly move: the plain step estimates their spectral norms in more passes.
-    options = tiny_options("eager", checkpoint_activations=checkpoint_activations, lr_discriminator=1e-9)
+    options = tiny_options("eager", lr_discriminator=1e-9, **settings)
     options = replace(options, model=replace(options.model, refinement=refinement))
     step, state = tiny_step(options)
     generator, average = copy.deepcopy(state.generator), copy.deepcopy(state.average.model)

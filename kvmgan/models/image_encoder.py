@@ -1,5 +1,6 @@
 """A small DAMSM image encoder for the tiny presets."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -42,7 +43,8 @@ class SmallImageEncoder(nn.Module):
             raise ValueError(f"images is {tuple(images.shape)}, expected (B, 3, s, s) with s >= 32")
         if images.shape[2:] != (self.input_size, self.input_size):
             size = (self.input_size, self.input_size)
-            # In float32: PyTorch has no antialiased resize in bfloat16 on the CPU.
-            images = F.interpolate(images.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
+            # In float32 at least: PyTorch has no antialiased resize in bfloat16 on the CPU.
+            images = images.to(torch.promote_types(images.dtype, torch.float32))
+            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
         local = self.local(images)
         return self.emb_features(local), self.emb_cnn_code(self.deep(local).flatten(1))

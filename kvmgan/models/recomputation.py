@@ -8,23 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-
-class _CopiedBuffers:
-    """While it is entered, a module has copies of its buffers, which are then thrown away."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def __enter__(self) -> None:
-        self.kept = [
-            (part, name, buffer) for part in self.module.modules() for name, buffer in part.named_buffers(recurse=False)
-        ]
-        for part, name, buffer in self.kept:
-            setattr(part, name, buffer.clone())
-
-    def __exit__(self, *_: object) -> None:
-        for part, name, buffer in self.kept:
-            setattr(part, name, buffer)
+from kvmgan.models.copied_buffers import CopiedBuffers
 
 
 @torch.compiler.disable(
@@ -40,10 +24,11 @@ def recomputed(function: Callable[..., Any], *inputs: Any, module: nn.Module, **
     Args:
         function: what to run.
         inputs, options: what it takes.
-        module: whose buffers ``function`` updates, such as running statistics: backward doesn't update them again.
+        module: whose buffers ``function`` updates, such as running statistics: backward doesn't update them again. It
+            must be in the same mode, training or evaluation, until backward is done.
     """
     # Made once a call and entered once a backward pass: more often than once if the graph is retained.
-    contexts = (nullcontext(), _CopiedBuffers(module))
+    contexts = (nullcontext(), CopiedBuffers(module))
     return checkpoint(
         function, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: contexts, **options
     )

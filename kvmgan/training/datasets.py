@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from kvmgan.config import DataOptions, Options
+from kvmgan.config import DataOptions, Options, validate
 from kvmgan.data.coco import read_coco
 from kvmgan.data.cub import read_cub
 from kvmgan.data.dataset import TextImageDataset
@@ -110,7 +110,11 @@ def load_splits(options: Options, root: Path, vocabulary: Vocabulary | None = No
 
 
 def fit_to_data(options: Options, splits: Splits) -> Options:
-    """The options with batches no larger than the training split; what is lowered is printed."""
+    """The options with batches no larger than the training split; what is lowered is printed.
+
+    Raises:
+        UserError: if another setting doesn't fit the smaller batch.
+    """
     groups = ["training", "damsm"] + (["classifier"] if splits.truth is not None else [])
     for group in groups:
         settings = getattr(options, group)
@@ -120,6 +124,7 @@ def fit_to_data(options: Options, splits: Splits) -> Options:
                 "images that there are"
             )
             options = replace(options, **{group: replace(settings, batch_size=len(splits.train))})
+    validate(options)
     return options
 
 

@@ -24,6 +24,7 @@ from kvmgan.runs.profiling import StepProfile
 from kvmgan.runs.progress import Progress
 from kvmgan.runs.run_folder import RunFolder
 from kvmgan.runs.run_log import RunLog
+from kvmgan.runs.spans import span
 from kvmgan.training.checkpoint import save_checkpoint
 from kvmgan.training.datasets import Splits
 from kvmgan.training.evaluation import evaluate_average
@@ -107,7 +108,13 @@ class Loop:
             self.splits.train, training.batch_size, seed=training.seed, purpose="training", workers=workers
         )
         wanted = itertools.islice(stream.iterate(self.state.step), training.steps - self.state.step)
-        return prefetched(wanted, self.device)
+        batches = prefetched(wanted, self.device)
+        while True:
+            with span("data"):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
 
     def _after_step(self, losses: dict[str, Tensor], guard: SignalGuard, progress: Progress) -> None:
         step, training = self.state.step, self.training

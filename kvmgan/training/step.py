@@ -15,8 +15,8 @@ from kvmgan.data.pixels import to_scales
 from kvmgan.losses.adversarial import discriminator_loss, generator_loss
 from kvmgan.losses.conditioning import conditioning_kl
 from kvmgan.losses.damsm import damsm_loss
+from kvmgan.models.copied_buffers import CopiedBuffers
 from kvmgan.models.generator import GeneratorOutput
-from kvmgan.models.running_statistics import frozen_statistics
 from kvmgan.pretraining.encoders import Encoders
 from kvmgan.random_streams import normal_noise
 from kvmgan.runs.spans import span
@@ -50,6 +50,8 @@ class TrainingStep:
     def __init__(self, encoders: Encoders, training: TrainingOptions, damsm: DamsmOptions, precision: Precision):
         self.encoders, self.training, self.precision = encoders, training, precision
         self.memory_format = precision.memory_format(training.memory_format)
+        if training.compile:
+            encoders.image.compile()
         self.gammas = {"gamma1": damsm.gamma1, "gamma2": damsm.gamma2, "gamma3": damsm.gamma3}
 
     def __call__(self, state: TrainingState, batch: Batch) -> Losses:
@@ -59,8 +61,7 @@ class TrainingStep:
         generator runs once more for each, so that the activations of one part are kept at a time.
         Returns the losses by name, detached, on the device: the means over the parts.
         """
-        with span("inputs"):
-            parts = list(self._parts(state, batch))
+        parts = list(self._parts(state, batch))
         buffers = _Buffers(state.generator, state.discriminators)
         made = [self._generate(state, part) if len(parts) == 1 else None for part in parts]
         losses, discriminators_good = self._train_discriminators(state, parts, made)
@@ -77,12 +78,14 @@ class TrainingStep:
     def _parts(self, state: TrainingState, batch: Batch) -> Iterator[StepPart]:
         """The batch in equal parts; noise and condition noise are functions of (seed, step) alone."""
         device = batch.tokens.device
-        images = to_scales(batch.pixels, state.generator.sizes)
-        images = [image.contiguous(memory_format=self.memory_format) for image in images]
-        words, sentence, mask = self.encoders.encode(batch.tokens, batch.lengths)
+        with span("text encoder"):
+            words, sentence, mask = self.encoders.encode(batch.tokens, batch.lengths)
+        with span("scales"):
+            images = to_scales(batch.pixels, state.generator.sizes)
+            images = [image.to(sentence.dtype).contiguous(memory_format=self.memory_format) for image in images]
         dims = state.generator.noise_dim, state.generator.condition_dim
         drawn = normal_noise((len(batch.tokens), sum(dims)), self.training.seed, "training noise", state.step)
-        noise, condition_noise = drawn.to(device, non_blocking=True).split(dims, dim=1)
+        noise, condition_noise = drawn.to(device, sentence.dtype, non_blocking=True).split(dims, dim=1)
         whole = (words, sentence, mask, batch.class_ids, noise, condition_noise)
         count = self.training.accumulation
         scales = zip(*(image.tensor_split(count) for image in images), strict=True)
@@ -100,7 +103,7 @@ class TrainingStep:
         """The generator's pictures for the discriminators."""
         if made is not None:
             return made.images
-        with torch.no_grad(), frozen_statistics(state.generator):
+        with torch.no_grad(), CopiedBuffers(state.generator):
             return self._generate(state, part).images
 
     def _train_discriminators(

@@ -13,6 +13,7 @@ from kvmgan_training import tiny_batch, tiny_options, tiny_step
 from torch import Tensor
 
 from kvmgan.training.state import TrainingState
+from kvmgan.training.step import TrainingStep
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
@@ -48,11 +49,15 @@ def _tensors(state: TrainingState) -> dict[str, Tensor]:
     ids=lambda s: next(iter(s), "plain"),
 )
 def test_equals_a_plain_step(plain_training, refinement, settings):
-    """Every gradient, running statistic, average and loss of the first step."""
+    """Every gradient, running statistic, average and loss of the first step, the networks in float64.
+
+    In float32 another order of sums may put a number on the other side of its ReLU.
+    """
     # Discriminators that hardly move: the plain step estimates their spectral norms in more passes.
     options = tiny_options("eager", lr_discriminator=1e-9, **settings)
     options = replace(options, model=replace(options.model, refinement=refinement))
     step, state = tiny_step(options)
+    _to_float64(step, state)
     generator, average = copy.deepcopy(state.generator), copy.deepcopy(state.average.model)
     discriminators = copy.deepcopy(state.discriminators)
     plain = plain_training.PlainTraining(
@@ -76,6 +81,26 @@ def test_equals_a_plain_step(plain_training, refinement, settings):
         torch.testing.assert_close(state.average.model.state_dict()[name], value, rtol=1e-4, atol=3e-4)
     for name, value in generator.named_buffers():
         torch.testing.assert_close(dict(state.generator.named_buffers())[name], value, rtol=1e-6, atol=1e-8)
+
+
+def test_a_compiled_step_is_the_eager_one(fresh_compiler, monkeypatch):
+    """Three steps with generator, discriminators and image encoder compiled: the losses agree to float32's rounding.
+
+    Traced and run without a code generator, for time; that of the default compiler is tested a network at a time.
+    """
+    compiling = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiling(self, backend="aot_eager"))
+    options = tiny_options(lr_generator=1e-3, lr_discriminator=1e-3)
+    compiled = replace(options, training=replace(options.training, compile=True))
+    (eager_step, eager), (step, state) = tiny_step(options), tiny_step(compiled)
+    networks = [state.generator, *state.discriminators, step.encoders.image]
+    assert all(network._compiled_call_impl is not None for network in networks)
+    assert eager.generator._compiled_call_impl is None and state.average.model._compiled_call_impl is None
+    for number in range(3):
+        batch = tiny_batch(options, number)
+        expected, found = eager_step(eager, batch), step(state, batch)
+        for name, value in expected.items():
+            assert found[name].item() == pytest.approx(value.item(), rel=2e-3, abs=1e-4), name
 
 
 @pytest.mark.parametrize("bad_at", ["text", "image"])
@@ -159,6 +184,23 @@ def test_other_precisions_keep_a_scale_of_one():
     assert state.guarded.scaler.get_scale() == 1.0 and state.skipped.item() == 1
 
 
+def test_the_seed_reaches_the_noise():
+    """Seeds that agree in their low 32 bits, and neighbouring steps, draw other noise; the same pair draws the same."""
+    drawn = {}
+    for seed in (0, 1, 12345, 2**32, 2**32 + 1, 2**63 - 1):
+        options = tiny_options(seed=seed)
+        step, state = tiny_step(options)
+        for number in (0, 1, 2**31):
+            state.step = number
+            (part,) = step._parts(state, tiny_batch(options))
+            drawn[seed, number] = torch.cat((part.noise, part.condition_noise), dim=1)
+            (again,) = step._parts(state, tiny_batch(options, 1))
+            assert torch.equal(again.noise, part.noise) and torch.equal(again.condition_noise, part.condition_noise)
+    values = [tuple(noise.flatten().tolist()) for noise in drawn.values()]
+    assert len(set(values)) == len(drawn) == 18
+    assert not {number for first in values[:1] for number in first} & {n for other in values[1:] for n in other}
+
+
 def test_no_step_waits_for_the_device(monkeypatch):
     """A step reads no number off the device: nothing but the lengths, whole numbers on the host, is looked at."""
     options = tiny_options()
@@ -186,6 +228,7 @@ def test_accumulation_is_the_mean_over_parts(plain_training):
     """Batch 4 in parts of 2, against plain passes over each part: gradients, running statistics and losses."""
     options = tiny_options(backend="eager", accumulation=2, lr_discriminator=1e-9)
     step, state = tiny_step(options)
+    _to_float64(step, state)
     batch = tiny_batch(options)
     parts = list(step._parts(state, batch))
     assert [len(part.noise) for part in parts] == [2, 2]
@@ -213,6 +256,12 @@ def test_accumulation_is_the_mean_over_parts(plain_training):
             _assert_near(mine[f"{kind}.{name}"], gradient)
     for name, value in generator.named_buffers():
         torch.testing.assert_close(dict(state.generator.named_buffers())[name], value, rtol=1e-5, atol=1e-7)
+
+
+def _to_float64(step: TrainingStep, state: TrainingState) -> None:
+    encoders = step.encoders.text, step.encoders.image
+    for module in (state.generator, state.average.model, state.discriminators, *encoders):
+        module.double()
 
 
 def _assert_near(mine: Tensor, wanted: Tensor) -> None:

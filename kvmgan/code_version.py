@@ -10,13 +10,11 @@ _PACKAGE = Path(__file__).parent
 
 
 @cache
-def source_digest(*parts: str) -> str:
-    """Hash of the Python sources below the named folders and files of this package (all without a name)."""
+def source_digest() -> str:
+    """Hash of all Python sources of this package."""
     digest = hashlib.sha256()
-    for part in parts or (".",):
-        path = _PACKAGE / part
-        for source in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(source.relative_to(_PACKAGE).as_posix().encode() + b"\0" + source.read_bytes() + b"\0")
+    for source in sorted(_PACKAGE.rglob("*.py")):
+        digest.update(source.relative_to(_PACKAGE).as_posix().encode() + b"\0" + source.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
 

@@ -58,7 +58,7 @@ def make_step(contender: str, device: torch.device, batch_size: int = 4) -> Call
     options = options_for(contender, batch_size)
     encoders, batch = make_encoders(options).to(device), make_batch(options, batch_size).to(device)
     precision = Precision.choose(options.training.precision, device)
-    state = initial_state(options, precision)
+    state = initial_state(options.model, options.discriminator, options.training, options.damsm.word_dim, precision)
     if contender == "plain":
         nets = (state.generator, copy.deepcopy(state.generator).eval().requires_grad_(False), state.discriminators)
         plain = PlainTraining(*nets, encoders, options.training, options.damsm)

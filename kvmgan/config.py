@@ -68,6 +68,11 @@ class ModelOptions:
     memory: MemoryOptions = field(default_factory=MemoryOptions)
     """The memory layer; used when --model.refinement is memory."""
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sides of the generated pictures, ascending [pixels]."""
+        return tuple(self.base_size << stage for stage in range(self.stages))
+
 
 @dataclass(frozen=True)
 class DiscriminatorOptions:
@@ -236,7 +241,7 @@ class Options:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Sides of the generated pictures, ascending [pixels]."""
-        return tuple(self.model.base_size << stage for stage in range(self.model.stages))
+        return self.model.sizes
 
 
 def validate(options: Options) -> None:

@@ -20,7 +20,7 @@ from kvmgan.runs.run_folder import metrics_path
 from kvmgan.training.checkpoint import load_checkpoint
 from kvmgan.training.datasets import data_root, load_test_split
 from kvmgan.training.device import resolve_device, set_threads
-from kvmgan.training.evaluation import evaluate_average
+from kvmgan.training.evaluation import Evaluator
 
 PROG = "python -m kvmgan.evaluate"
 
@@ -61,11 +61,13 @@ def _evaluate(argv: Sequence[str]) -> None:
         checkpoint = load_checkpoint(first.source)
         options = _resolved(first, argv, checkpoint.options)
         encoders = checkpoint.encoders().to(device)
-        dataset, truth = load_test_split(options, data_root(options.data, first.cache_dir), encoders.vocabulary)
+        root = data_root(options.data, first.cache_dir)
+        dataset, truth = load_test_split(options.data, options.sizes, root, encoders.vocabulary)
         metrics = metrics_path(checkpoint.folder)
         # Nothing is added yet: a file that can't be written is found before the scoring.
         append_metrics(metrics, [], checkpoint.step)
-        rows = evaluate_average(checkpoint.generator().to(device), encoders, dataset, truth, options, device)
+        evaluator = Evaluator(encoders, dataset, truth, options.evaluation, device)
+        rows = evaluator.score_average(checkpoint.generator().to(device), options.model, options.training.seed)
     print(format_metrics(rows))
     append_metrics(metrics, rows, checkpoint.step)
     print(f"metrics: {metrics}")

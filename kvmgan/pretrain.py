@@ -19,7 +19,7 @@ from kvmgan.runs.progress import Phases
 from kvmgan.training.datasets import data_root, fit_to_data, load_splits
 from kvmgan.training.device import resolve_device, set_threads
 from kvmgan.training.encoder_cache import ensure_encoders
-from kvmgan.training.evaluation import evaluate
+from kvmgan.training.evaluation import Evaluator
 from kvmgan.training.preflight import prepare
 
 PROG = "python -m kvmgan.pretrain"
@@ -56,12 +56,13 @@ def _pretrain(argv: Sequence[str]) -> None:
         options = prepare(command.options, {"--cache-dir": command.cache_dir}, device)
         root = data_root(options.data, command.cache_dir)
         phases.end("drawing")
-        splits = load_splits(options, root)
+        splits = load_splits(options.data, options.sizes, root)
         options = fit_to_data(options, splits)
         phases.end("loading")
         encoders = ensure_encoders(splits, options, command.cache_dir, device, phases, guard)
         # Real pictures alone: how well the encoders do on classes that they haven't seen.
-        print(format_metrics(evaluate({}, encoders, splits.test, splits.truth, options, device)))
+        evaluator = Evaluator(encoders, splits.test, splits.truth, options.evaluation, device)
+        print(format_metrics(evaluator.score({})))
         phases.end("evaluation")
     print(f"times: {phases.summary()}")
 

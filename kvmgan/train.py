@@ -145,14 +145,15 @@ def _begin(
         splits = _load(options, command.cache_dir, given.vocabulary if given else None, phases)
         options = fit_to_data(options, splits)
         encoders = ensure_encoders(splits, options, command.cache_dir, precision.device, phases, guard, given)
-        state, run = initial_state(options, precision), RunFolder.create(command.runs_dir, _run_name(options), options)
+        state = initial_state(options.model, options.discriminator, options.training, options.damsm.word_dim, precision)
+        run = RunFolder.create(command.runs_dir, _run_name(options), options)
     return Loop(run, options, state, splits, encoders, precision, command.profile)
 
 
 def _load(options: Options, cache_dir: Path, vocabulary: Vocabulary | None, phases: Phases) -> Splits:
     root = data_root(options.data, cache_dir)
     phases.end("drawing")
-    splits = load_splits(options, root, vocabulary)
+    splits = load_splits(options.data, options.sizes, root, vocabulary)
     print(f"data: {root} ({options.data.name}): {len(splits.train)} train and {len(splits.test)} test images")
     phases.end("loading")
     return splits

@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+# Where several processes run the tests (pytest -n), each has its share of the cores: threads that wait for one another
+# on a core that isn't theirs make everything several times slower.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+
 # Triton reads it when a kernel is defined, which is before any fixture. Without a GPU its interpreter runs the kernels.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")

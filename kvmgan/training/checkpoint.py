@@ -54,7 +54,8 @@ class Checkpoint:
 
     def restore(self, precision: Precision) -> TrainingState:
         """The state after :attr:`step` steps, on the precision's device."""
-        state = initial_state(self.options, precision)
+        options = self.options
+        state = initial_state(options.model, options.discriminator, options.training, options.damsm.word_dim, precision)
         load_weights(state.generator, self.folder / "generator.safetensors")
         load_weights(state.average.model, self.folder / "average.safetensors")
         load_weights(state.discriminators, self.folder / "discriminators.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -85,27 +86,30 @@ def data_root(data: DataOptions, cache_dir: Path) -> Path:
 
 
 def load_test_split(
-    options: Options, root: Path, vocabulary: Vocabulary
+    data: DataOptions, sizes: Sequence[int], root: Path, vocabulary: Vocabulary
 ) -> tuple[TextImageDataset, AttributeTruth | None]:
     """The test images and the truth of procedural birds."""
-    truth = load_attributes(root) if options.data.name == "birds" else None
-    return _dataset(load_records(options.data.name, root, "test"), vocabulary, options), truth
+    truth = load_attributes(root) if data.name == "birds" else None
+    return _dataset(load_records(data.name, root, "test"), vocabulary, sizes, data.max_words), truth
 
 
-def load_splits(options: Options, root: Path, vocabulary: Vocabulary | None = None) -> Splits:
-    """Read both splits; the vocabulary is built over train then test captions unless one is given.
+def load_splits(data: DataOptions, sizes: Sequence[int], root: Path, vocabulary: Vocabulary | None = None) -> Splits:
+    """Read both splits of the data in ``root``; the vocabulary is built over train then test captions unless given.
+
+    Args:
+        sizes: sides of the pictures, ascending [pixels].
 
     Raises:
         UserError: for missing or unusable data, or a single training image.
     """
-    records = load_records(options.data.name, root, "train")
+    records = load_records(data.name, root, "train")
     if vocabulary is None:
-        everything = records + load_records(options.data.name, root, "test")
+        everything = records + load_records(data.name, root, "test")
         vocabulary = Vocabulary.build(caption for record in everything for caption in record.captions)
-    train = _dataset(records, vocabulary, options)
+    train = _dataset(records, vocabulary, sizes, data.max_words)
     if len(train) < 2:
         raise UserError(f"{root} has {len(train)} usable training image: two are needed for a mismatched caption")
-    test, truth = load_test_split(options, root, vocabulary)
+    test, truth = load_test_split(data, sizes, root, vocabulary)
     return Splits(train, test, vocabulary, truth)
 
 
@@ -128,8 +132,8 @@ def fit_to_data(options: Options, splits: Splits) -> Options:
     return options
 
 
-def _dataset(records: list[Record], vocabulary: Vocabulary, options: Options) -> TextImageDataset:
-    dataset = TextImageDataset(records, vocabulary, sizes=options.sizes, max_words=options.data.max_words)
+def _dataset(records: list[Record], vocabulary: Vocabulary, sizes: Sequence[int], max_words: int) -> TextImageDataset:
+    dataset = TextImageDataset(records, vocabulary, sizes=sizes, max_words=max_words)
     for path, reason in dataset.skipped:
         print(f"warning: skipped {path}: {reason}")
     return dataset

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kvmgan.config import Options
 from kvmgan.data.dataset import TextImageDataset
 from kvmgan.figures.pictures import save_png
 from kvmgan.figures.sample_grid import sample_grid
@@ -52,16 +51,18 @@ class FixedSamples:
 
 
 def fixed_samples(
-    dataset: TextImageDataset, encoders: Encoders, options: Options, device: torch.device
+    dataset: TextImageDataset, encoders: Encoders, dims: tuple[int, int], *, count: int, seed: int, device: torch.device
 ) -> FixedSamples:
-    """The first usable captions of test images that are spread evenly; the noise is drawn from ``training.seed``."""
-    dataset = dataset.limited(options.evaluation.max_words)
-    count = min(options.training.sample_count, len(dataset))
+    """The first usable captions of up to ``count`` pictures of a data set, spread evenly.
+
+    Args:
+        dims: lengths of the noise and of the condition, both drawn from the seed.
+    """
+    count = min(count, len(dataset))
     chosen = [number * len(dataset) // count for number in range(count)]
     captions = [dataset.usable_captions(index)[0] for index in chosen]
     encoded = [dataset.encode_caption(index, caption) for index, caption in zip(chosen, captions, strict=True)]
-    dims = options.model.noise_dim, options.model.condition_dim
-    drawn = normal_noise((count, sum(dims)), options.training.seed, "fixed samples").to(device)
+    drawn = normal_noise((count, sum(dims)), seed, "fixed samples").to(device)
     return FixedSamples(
         [dataset.records[index].captions[caption] for index, caption in zip(chosen, captions, strict=True)],
         *encoders.encode(torch.stack([tokens for tokens, _ in encoded]), torch.tensor([n for _, n in encoded])),

@@ -27,7 +27,7 @@ from kvmgan.runs.run_log import RunLog
 from kvmgan.runs.spans import span
 from kvmgan.training.checkpoint import save_checkpoint
 from kvmgan.training.datasets import Splits
-from kvmgan.training.evaluation import evaluate_average
+from kvmgan.training.evaluation import Evaluator
 from kvmgan.training.fixed_samples import FixedSamples, fixed_samples
 from kvmgan.training.precision import Precision
 from kvmgan.training.state import TrainingState
@@ -50,7 +50,15 @@ class Loop:
         self.run_folder, self.options, self.training = run, options, options.training
         self.state, self.splits, self.encoders, self.device = state, splits, encoders, precision.device
         self.step = TrainingStep(encoders, options.training, options.damsm, precision)
-        self.samples: FixedSamples = fixed_samples(splits.test, encoders, options, precision.device)
+        self.samples: FixedSamples = fixed_samples(
+            splits.test.limited(options.evaluation.max_words),
+            encoders,
+            (options.model.noise_dim, options.model.condition_dim),
+            count=options.training.sample_count,
+            seed=options.training.seed,
+            device=precision.device,
+        )
+        self.evaluator = Evaluator(encoders, splits.test, splits.truth, options.evaluation, precision.device)
         self.log = RunLog(run, state.step)
         self.profiled_steps = profiled_steps
         self.best_file = run.path / "best.json"
@@ -89,9 +97,7 @@ class Loop:
     def judge(self) -> None:
         """Score the average, keep the figures, and remember its checkpoint if it is the best so far."""
         state, name = self.state, self.training.best_metric
-        rows = evaluate_average(
-            state.average.model, self.encoders, self.splits.test, self.splits.truth, self.options, self.device
-        )
+        rows = self.evaluator.score_average(state.average.model, self.options.model, self.training.seed)
         append_metrics(self.run_folder.metrics, rows, state.step)
         self.log.write(state.step, {f"{row['metric']}_{row['subject']}": row["value"] for row in rows})
         print(format_metrics(rows), flush=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kvmgan.config import Options
+from kvmgan.config import DiscriminatorOptions, ModelOptions, TrainingOptions
 from kvmgan.models.generator import Generator
 from kvmgan.training.builders import build_discriminators, build_generator
 from kvmgan.training.moving_average import MovingAverage
@@ -49,11 +49,21 @@ class TrainingState:
         return all(bool(t.isfinite().all()) for module in modules for t in module.state_dict().values())
 
 
-def initial_state(options: Options, precision: Precision) -> TrainingState:
-    """Networks with the weights of ``training.seed`` on the precision's device, before the first step."""
-    training, word_dim, device = options.training, options.damsm.word_dim, precision.device
-    generator = build_generator(options.model, word_dim, training.seed)
-    discriminators = build_discriminators(options.sizes, options.discriminator, word_dim, training.seed)
+def initial_state(
+    model: ModelOptions,
+    discriminator: DiscriminatorOptions,
+    training: TrainingOptions,
+    word_dim: int,
+    precision: Precision,
+) -> TrainingState:
+    """Networks with the weights of ``training.seed`` on the precision's device, before the first step.
+
+    Args:
+        word_dim: length of word and sentence features.
+    """
+    device = precision.device
+    generator = build_generator(model, word_dim, training.seed)
+    discriminators = build_discriminators(model.sizes, discriminator, word_dim, training.seed)
     layout = precision.memory_format(training.memory_format)
     generator.to(device, memory_format=layout)
     discriminators.to(device, memory_format=layout)

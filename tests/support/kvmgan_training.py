@@ -61,5 +61,5 @@ def tiny_batch(options: Options, seed: int = 0) -> Batch:
 def tiny_step(options: Options, device: torch.device = CPU) -> tuple[TrainingStep, TrainingState]:
     """The step and the state before it."""
     precision = Precision.choose(options.training.precision, device)
-    state = initial_state(options, precision)
+    state = initial_state(options.model, options.discriminator, options.training, options.damsm.word_dim, precision)
     return TrainingStep(tiny_encoders(options).to(device), options.training, options.damsm, precision), state

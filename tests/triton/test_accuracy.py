@@ -46,7 +46,7 @@ WIDTHS = [
 ]
 # How many of the variants a test takes, one draw of each.
 VARIANTS = {torch.float32: 3, torch.bfloat16: 2, torch.float16: 2}
-NEIGHBOURS = 3
+NEIGHBOURS = 7
 
 
 def branch_for(branch, dtype, response_gate_width):

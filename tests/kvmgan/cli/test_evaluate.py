@@ -26,7 +26,7 @@ def no_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise AssertionError("scored, or loaded, what should have been refused before")
 
-    monkeypatch.setattr(evaluate, "evaluate_average", fail)
+    monkeypatch.setattr(evaluate, "Evaluator", fail)
 
 
 def _rows(run: Path) -> list[dict]:

@@ -138,7 +138,7 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(tiny_arguments, tmp_path,
     def judged(*arguments):
         return [{"metric": "r_precision", "subject": "ema", "value": next(values), "protocol": {}}]
 
-    monkeypatch.setattr(loop, "evaluate_average", judged)
+    monkeypatch.setattr(loop.Evaluator, "score_average", judged)
     words = ["--training.steps", "8", "--training.evaluate-interval", "2", "--training.keep-checkpoints", "1"]
     assert main([*tiny_arguments, *words, "--runs-dir", str(tmp_path)]) == 0
     run = next(tmp_path.iterdir())

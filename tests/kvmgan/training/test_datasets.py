@@ -31,6 +31,9 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path
 
 
+SIZES = (16, 32)
+
+
 def _options(data: DataOptions, batch_size: int = 4) -> Options:
     return Options(
         data=data,
@@ -69,7 +72,7 @@ def test_nothing_is_written_into_a_data_root(birds: Path, tmp_path: Path) -> Non
     """Drawn birds that lie in a root are read there, whatever the settings of the drawings say."""
     before = sorted(birds.rglob("*"))
     assert data_root(DataOptions(root=birds), tmp_path / "cache") == birds
-    splits = load_splits(_options(DataOptions(root=birds)), birds)
+    splits = load_splits(DataOptions(root=birds), SIZES, birds)
     assert splits.truth is not None and (len(splits.train), len(splits.test)) == (6, 3)
     assert sorted(birds.rglob("*")) == before and not (tmp_path / "cache").exists()
 
@@ -77,18 +80,18 @@ def test_nothing_is_written_into_a_data_root(birds: Path, tmp_path: Path) -> Non
 def test_batches_are_lowered_to_the_data(birds: Path, pictures: Path, capsys: pytest.CaptureFixture) -> None:
     """With a note for each; the classifier's only where a classifier is trained."""
     options = _options(DataOptions(root=birds), batch_size=10)
-    fitted = fit_to_data(options, load_splits(options, birds))
+    fitted = fit_to_data(options, load_splits(options.data, SIZES, birds))
     assert [getattr(fitted, g).batch_size for g in ("training", "damsm", "classifier")] == [6, 6, 6]
     notes = capsys.readouterr().out.splitlines()
     assert len(notes) == 3 and "--damsm.batch-size 10 is lowered to the 6 training images" in notes[1]
 
     options = _options(with_layout(DataOptions(root=pictures)), batch_size=40)
-    fitted = fit_to_data(options, load_splits(options, pictures))
+    fitted = fit_to_data(options, load_splits(options.data, SIZES, pictures))
     assert [getattr(fitted, g).batch_size for g in ("training", "damsm", "classifier")] == [14, 14, 40]
     assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]) == 2
 
     options = _options(with_layout(DataOptions(root=pictures)), batch_size=14)
-    assert fit_to_data(options, load_splits(options, pictures)) == options
+    assert fit_to_data(options, load_splits(options.data, SIZES, pictures)) == options
     assert "note" not in capsys.readouterr().out
 
 
@@ -97,19 +100,16 @@ def test_a_single_training_image_is_refused(tmp_path: Path) -> None:
     for number in range(2):
         Image.new("RGB", (40, 40)).save(tmp_path / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text("a shape\n")
-    options = _options(with_layout(DataOptions(root=tmp_path)), batch_size=2)
+    data = with_layout(DataOptions(root=tmp_path))
     with pytest.raises(UserError, match="1 usable training image: two are needed"):
-        load_splits(options, tmp_path)
+        load_splits(data, SIZES, tmp_path)
 
 
 def test_the_digest_is_that_of_what_is_seen(birds: Path) -> None:
     """Another caption, class or word changes it; the word limit, which is a setting of its own, doesn't."""
-    options = _options(DataOptions(root=birds))
-    splits = load_splits(options, birds)
+    splits = load_splits(DataOptions(root=birds), SIZES, birds)
     digest = splits.digest()
-    assert (
-        load_splits(dataclasses.replace(options, data=DataOptions(root=birds, max_words=3)), birds).digest() == digest
-    )
+    assert load_splits(DataOptions(root=birds, max_words=3), SIZES, birds).digest() == digest
     for part in (splits.train, splits.test):
         original = part.records[0]
         for change in ({"captions": ("another",)}, {"class_id": 99}):

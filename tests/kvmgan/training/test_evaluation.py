@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from kvmgan.config import EvaluationOptions, ModelOptions, Options
+from kvmgan.config import EvaluationOptions, ModelOptions
 from kvmgan.data.dataset import TextImageDataset
 from kvmgan.data.procedural.archive import AttributeTruth
 from kvmgan.data.records import Record
@@ -21,7 +21,7 @@ from kvmgan.models.generator import Generator, GeneratorOutput
 from kvmgan.pretraining.encoders import Encoders, EncoderShape, build_image_encoder, build_text_encoder
 from kvmgan.random_streams import normal_noise
 from kvmgan.training.builders import build_generator
-from kvmgan.training.evaluation import evaluate, evaluate_average
+from kvmgan.training.evaluation import Evaluator
 
 CPU = torch.device("cpu")
 SEEDS = (0, 1, 12345, 2**32, 2**63 - 1)
@@ -29,7 +29,6 @@ WORDS = ["a", "red", "green", "bird", "with", "wings", "of", "gold"]
 SHAPE = EncoderShape("small", width=4, embedding_dim=8, word_dim=8)
 MODEL = ModelOptions(stages=2, base_size=16, width=4, noise_dim=5, condition_dim=3, residual_blocks=0)
 JUDGING = EvaluationOptions(images=18, folds=3, candidates=100, max_words=6, batch_size=4, seed=7)
-OPTIONS = Options(model=MODEL, evaluation=JUDGING)
 # Seven words: more than evaluation's limit, which is more than training's.
 CAPTIONS = ("quux", "a green bird with wings of gold")
 TRUTH = AttributeTruth(
@@ -97,7 +96,7 @@ def judged(dataset: TextImageDataset, encoders: Encoders) -> Callable[[Evaluatio
 
     def judge(judging: EvaluationOptions) -> RecordingGenerator:
         generator = RecordingGenerator()
-        evaluate({"some": generator}, encoders, dataset, None, replace(OPTIONS, evaluation=judging), CPU)
+        Evaluator(encoders, dataset, None, judging, CPU).score({"some": generator})
         return generator
 
     return judge
@@ -122,7 +121,7 @@ def test_numbers_repeat_and_nothing_else_is_drawn(dataset, encoders):
     """The framework's random state is as it was, and a second evaluation gives the same rows."""
     generator = RecordingGenerator()
     before = torch.get_rng_state()
-    first, second = (evaluate({"some": generator}, encoders, dataset, TRUTH, OPTIONS, CPU) for _ in range(2))
+    first, second = (Evaluator(encoders, dataset, TRUTH, JUDGING, CPU).score({"some": generator}) for _ in range(2))
     assert first == second
     assert torch.equal(before, torch.get_rng_state())
 
@@ -137,7 +136,7 @@ def test_captions_keep_the_words_of_evaluation(judged):
 
 def test_rows_name_metric_subject_and_protocol(dataset, encoders):
     """The protocol holds what was done: of 100 candidates 16 are there, since three of 18 captions are of one class."""
-    rows = evaluate({"some": RecordingGenerator()}, encoders, dataset, TRUTH, OPTIONS, CPU)
+    rows = Evaluator(encoders, dataset, TRUTH, JUDGING, CPU).score({"some": RecordingGenerator()})
     assert [(row["metric"], row["subject"]) for row in rows] == [
         (metric, subject) for metric in ("r_precision", "attribute_accuracy") for subject in ("some", "real")
     ]
@@ -152,9 +151,24 @@ def test_rows_name_metric_subject_and_protocol(dataset, encoders):
     assert (rows[3]["named"], rows[3]["by_attribute"]) == (18, {"colour": 100.0})
 
 
+def test_real_pictures_are_looked_at_once(dataset, encoders):
+    """However often a training is judged on the way; the second score has the rows of the first."""
+    looked = []
+
+    class CountingEncoder(nn.Module):
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            looked.append(len(images))
+            return encoders.image(images)
+
+    evaluator = Evaluator(replace(encoders, image=CountingEncoder()), dataset, TRUTH, JUDGING, CPU)
+    first, second = (evaluator.score({"some": RecordingGenerator()}) for _ in range(2))
+    assert sum(looked) == 18 + 6 + 18
+    assert [row for row in first if row["subject"] == "real"] == [row for row in second if row["subject"] == "real"]
+
+
 def test_real_pictures_belong_to_their_captions(dataset, encoders):
     """A classifier that is never wrong scores 100: each caption is judged by its own record's picture."""
-    rows = evaluate({}, encoders, dataset, TRUTH, OPTIONS, CPU)
+    rows = Evaluator(encoders, dataset, TRUTH, JUDGING, CPU).score({})
     assert [row["value"] for row in rows if row["metric"] == "attribute_accuracy"] == [100.0]
 
 
@@ -174,16 +188,15 @@ def test_generated_pictures_belong_to_their_captions(tmp_path, encoders):
     captions = [f"{first} {second}" for first in WORDS for second in WORDS[:4]]
     records = [Record(str(n), tmp_path / "black.png", n, (caption,)) for n, caption in enumerate(captions)]
     dataset = TextImageDataset(records, Vocabulary(WORDS), sizes=(16, 32), max_words=2)
-    options = replace(OPTIONS, evaluation=replace(JUDGING, images=32))
-    reading = replace(encoders, image=Reader())
-    values = {r["subject"]: r["value"] for r in evaluate({"some": Painter()}, reading, dataset, None, options, CPU)}
+    evaluator = Evaluator(replace(encoders, image=Reader()), dataset, None, replace(JUDGING, images=32), CPU)
+    values = {row["subject"]: row["value"] for row in evaluator.score({"some": Painter()})}
     # Pictures that are all the same are nearest to one caption of 32.
     assert values["some"] == 100.0 and values["real"] < 10
 
 
 def test_one_class_leaves_r_precision_out_and_says_so(dataset, encoders, capsys):
     dataset.records = [replace(record, class_id=3) for record in dataset.records]
-    rows = evaluate({"some": RecordingGenerator()}, encoders, dataset, TRUTH, OPTIONS, CPU)
+    rows = Evaluator(encoders, dataset, TRUTH, JUDGING, CPU).score({"some": RecordingGenerator()})
     assert {row["metric"] for row in rows} == {"attribute_accuracy"}
     output = capsys.readouterr().out
     assert output.startswith("note: R-precision is left out: all 18 captions are of one class")
@@ -195,17 +208,17 @@ def test_no_picture_is_made_where_nothing_can_be_judged(dataset, encoders):
     dataset.records = [replace(record, class_id=3) for record in dataset.records]
     generator = RecordingGenerator()
     for judges, truth in ((encoders, None), (replace(encoders, classifier=None), TRUTH)):
-        assert evaluate({"some": generator}, judges, dataset, truth, OPTIONS, CPU) == []
+        assert Evaluator(judges, dataset, truth, JUDGING, CPU).score({"some": generator}) == []
     assert generator.given == []
 
 
 def test_the_untrained_generator_is_judged_only_if_asked_for(dataset, encoders):
     """It is the one that training starts from: as an average it would get the same figures."""
-    average = build_generator(MODEL, SHAPE.word_dim, OPTIONS.training.seed)
-    rows = evaluate_average(average, encoders, dataset, TRUTH, OPTIONS, CPU)
+    average = build_generator(MODEL, SHAPE.word_dim, 3)
+    rows = Evaluator(encoders, dataset, TRUTH, JUDGING, CPU).score_average(average, MODEL, 3)
     assert [row["subject"] for row in rows] == ["ema", "real"] * 2
-    asked = replace(OPTIONS, evaluation=replace(JUDGING, untrained=True))
-    more = evaluate_average(average, encoders, dataset, TRUTH, asked, CPU)
+    asked = replace(JUDGING, untrained=True)
+    more = Evaluator(encoders, dataset, TRUTH, asked, CPU).score_average(average, MODEL, 3)
     assert [row["subject"] for row in more] == ["ema", "untrained", "real"] * 2
     for start in (0, 3):
         assert {**more[start], "subject": ""} == {**more[start + 1], "subject": ""}

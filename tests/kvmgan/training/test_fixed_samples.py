@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from kvmgan.config import EvaluationOptions, ModelOptions, Options, TrainingOptions
+from kvmgan.config import ModelOptions
 from kvmgan.data.dataset import TextImageDataset
 from kvmgan.data.records import Record
 from kvmgan.data.vocabulary import Vocabulary
@@ -24,11 +23,7 @@ from kvmgan.training.fixed_samples import FixedSamples, fixed_samples
 CPU = torch.device("cpu")
 WORDS = ["a", "red", "bird", "with", *(f"number{place}" for place in range(10))]
 SHAPE = EncoderShape("small", width=4, embedding_dim=8, word_dim=8)
-OPTIONS = Options(
-    model=ModelOptions(stages=2, base_size=16, width=4, noise_dim=5, condition_dim=3, residual_blocks=0),
-    training=TrainingOptions(sample_count=4, seed=7),
-    evaluation=EvaluationOptions(max_words=5),
-)
+MODEL = ModelOptions(stages=2, base_size=16, width=4, noise_dim=5, condition_dim=3, residual_blocks=0)
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +50,7 @@ def dataset(tmp_path: Path) -> TextImageDataset:
 
 @pytest.fixture
 def made(dataset: TextImageDataset) -> Callable[..., FixedSamples]:
-    """Fixed samples of the records with some training options."""
+    """Fixed samples of the records, captions limited to five words."""
     encoders = Encoders(
         Vocabulary(WORDS),
         SHAPE,
@@ -64,9 +59,8 @@ def made(dataset: TextImageDataset) -> Callable[..., FixedSamples]:
         None,
     )
 
-    def make(**training: int) -> FixedSamples:
-        options = replace(OPTIONS, training=replace(OPTIONS.training, **training))
-        return fixed_samples(dataset, encoders, options, CPU)
+    def make(count: int = 4, seed: int = 7) -> FixedSamples:
+        return fixed_samples(dataset.limited(5), encoders, (5, 3), count=count, seed=seed, device=CPU)
 
     return make
 
@@ -75,7 +69,7 @@ def test_captions_are_spread_evenly_and_each_has_a_known_word(made):
     """Of ten records the places 0, 2, 5 and 7: the odd ones' first caption is passed over."""
     whole = " a red bird with a red bird"
     assert made().captions == [f"number0{whole}", f"number2{whole}", "number5 a bird", "number7 a bird"]
-    assert len(made(sample_count=99).captions) == 10
+    assert len(made(count=99).captions) == 10
 
 
 def test_captions_keep_the_words_of_evaluation(made):
@@ -94,7 +88,7 @@ def test_noise_and_condition_are_drawn_from_the_seed(made):
 
 def test_pictures_are_of_the_drawn_condition_and_always_the_same(made):
     """The condition's noise matters, and nothing is drawn when a picture is: torch's generator stays as it was."""
-    samples, generator = made(), build_generator(OPTIONS.model, SHAPE.word_dim, 0).eval()
+    samples, generator = made(), build_generator(MODEL, SHAPE.word_dim, 0).eval()
     before = torch.get_rng_state()
     first, second = (samples.draw(generator).images[-1] for _ in range(2))
     assert torch.equal(first, second)
@@ -105,7 +99,7 @@ def test_pictures_are_of_the_drawn_condition_and_always_the_same(made):
 
 def test_grid_and_strip_of_a_step_are_written(made, tmp_path):
     run = RunFolder(tmp_path / "run")
-    grid, strip = made().save(build_generator(OPTIONS.model, SHAPE.word_dim, 0).eval(), run, 12)
+    grid, strip = made().save(build_generator(MODEL, SHAPE.word_dim, 0).eval(), run, 12)
     assert (grid, strip) == (run.samples / "step-000012.png", run.stages / "step-000012.png")
     # Two stages beside each other, up to four pictures below each other.
     width, height = Image.open(strip).size

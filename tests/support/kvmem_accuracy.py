@@ -1,10 +1,8 @@
 """The yardstick: against the float64 reference, the fused kernels err at most twice as much as the eager form does.
 
-Both run in the same dtype on the same (rounded) inputs. Errors are the largest one of all draws, and the root mean
-square in the worst draw. Rounding errors are random, and a gradient that is a sum over slots or images has but one or
-two of them for all of its elements: the worst of a dozen draws of the eager form is far less a matter of luck, and so
-of the processor's order of summation, than their mean. For the same reason there is a floor, in units in the last place
-of the tensor's largest value.
+Both run in the same dtype on the same (rounded) inputs. Errors are the largest one and the root mean square, over all
+elements of a tensor in many draws: rounding errors are random, so one draw of a tensor with few elements says little.
+For the same reason there is a floor, in units in the last place of the tensor's largest value.
 """
 
 from itertools import product
@@ -48,20 +46,22 @@ def results(problem, backend, attention, grads):
 
 
 class Errors:
-    """Of one tensor, over the draws: largest error, root mean square of the worst draw, and the largest value."""
+    """Of one tensor, over the draws: largest and root mean square error, and the largest value."""
 
     def __init__(self) -> None:
-        self.largest = self.largest_mean_square = self.largest_value = 0.0
+        self.largest = self.largest_value = 0.0
+        self.means: list[float] = []
 
     def add(self, found, exact):
         difference = (found.double() - exact).abs()
         assert difference.isfinite().all()
         self.largest = max(self.largest, difference.max().item())
-        self.largest_mean_square = max(self.largest_mean_square, difference.square().mean().item())
+        self.means.append(difference.square().mean().item())
         self.largest_value = max(self.largest_value, exact.abs().max().item())
 
-    def by_kind(self):
-        return {"largest": self.largest, "root mean square": self.largest_mean_square**0.5}
+    def by_kind(self, worst_draw=False):
+        mean = max(self.means) if worst_draw else sum(self.means) / len(self.means)
+        return {"largest": self.largest, "root mean square": mean**0.5}
 
 
 def nearby(problem, seed):
@@ -100,7 +100,9 @@ def assert_accurate(make_problem, *shape, dtype, variants, backend, draws=DRAWS,
     """A backend against the eager one in the same dtype, over some draws of every variant.
 
     A variant is settings of the problem. Half of the draws ask for the attention and its gradient too. Where a draw of
-    the backend takes long, neighbours stand for more draws of the eager form: one draw alone may be lucky.
+    the backend takes long, neighbours stand for more draws of the eager form: one draw alone may be lucky. The worst of
+    them is then what the few draws of the backend are held against: a gradient that is a sum over slots or images has
+    but one or two rounding errors for all of its elements, and whose are larger changes with the processor.
     """
     eager_errors, fused_errors = {}, {}
     for seed, (settings, _) in enumerate(product(variants, range(draws))):
@@ -110,7 +112,7 @@ def assert_accurate(make_problem, *shape, dtype, variants, backend, draws=DRAWS,
     failures = []
     for name, eager in eager_errors.items():
         floor = torch.finfo(dtype).eps * eager.largest_value
-        for kind, eager_error in eager.by_kind().items():
+        for kind, eager_error in eager.by_kind(worst_draw=neighbours > 0).items():
             fused_error = fused_errors[name].by_kind()[kind]
             if fused_error > FACTOR * eager_error + FLOOR_ULPS[kind] * floor:
                 failures.append(f"{name}: {kind} error {fused_error:.2e}, the eager form's {eager_error:.2e}")

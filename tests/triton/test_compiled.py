@@ -45,6 +45,10 @@ def pretend(target: str, *arguments: str) -> list[dict] | dict:
     return json.loads(done.stdout)
 
 
+# All in one process of `pytest -n`: the kernels take minutes to compile.
+pytestmark = pytest.mark.xdist_group("compiled")
+
+
 @pytest.fixture(scope="module")
 def reports() -> Iterator[dict[str, Future]]:
     """Of every target; two are compiled at a time."""

@@ -58,7 +58,7 @@ def _evaluate(argv: Sequence[str]) -> None:
     device = resolve_device(first.device, "--device")
     set_threads(first.threads)
     with SignalGuard("no metrics were written"):
-        checkpoint = load_checkpoint(first.source)
+        checkpoint = load_checkpoint(first.source).runnable_on(device)
         options = _resolved(first, argv, checkpoint.options)
         encoders = checkpoint.encoders().to(device)
         root = data_root(options.data, first.cache_dir)

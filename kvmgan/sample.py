@@ -69,7 +69,7 @@ def _sample(argv: Sequence[str]) -> None:
     texts = _texts(command)
     device = resolve_device(command.device, "--device")
     with SignalGuard("pictures finished so far stay"):
-        checkpoint = load_checkpoint(command.source)
+        checkpoint = load_checkpoint(command.source).runnable_on(device)
         vocabulary, max_words = checkpoint.vocabulary(), checkpoint.options.evaluation.max_words
         # Every caption is checked before the first picture is drawn, and the folder, which is then made, last.
         captions = [_encode(text, vocabulary, max_words) for text in texts]

@@ -39,6 +39,7 @@ CHANGEABLE = (
     "evaluation.",
     "data.root",
     "data.workers",
+    "model.memory.backend",
     "training.steps",
     "training.skip_limit",
     "training.log_interval",

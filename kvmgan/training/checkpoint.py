@@ -7,9 +7,11 @@ and the SHA-256 of every other file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from kvmgan.config import Options
 from kvmgan.config_file import load_options, to_yaml
@@ -20,6 +22,7 @@ from kvmgan.pretraining.encoders import Encoders, load_encoders, load_weights
 from kvmgan.runs.checkpoint_folder import find_checkpoint, read_header, write_checkpoint
 from kvmgan.runs.optimizer_files import optimizer_parts, restore_optimizers
 from kvmgan.training.builders import build_generator
+from kvmgan.training.device import with_runnable_backend
 from kvmgan.training.precision import Precision
 from kvmgan.training.state import TrainingState, initial_state
 
@@ -44,6 +47,11 @@ class Checkpoint:
     def encoders(self) -> Encoders:
         """The frozen encoders, on the CPU."""
         return load_encoders(self.folder / "encoders")
+
+    def runnable_on(self, device: torch.device) -> Checkpoint:
+        """The checkpoint with a memory backend for the device: its own, or, with a note, the fastest."""
+        model = with_runnable_backend(self.options.model, device)
+        return replace(self, options=replace(self.options, model=model))
 
     def generator(self) -> Generator:
         """The averaged generator in evaluation mode, on the CPU."""

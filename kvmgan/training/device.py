@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import torch
 
+from kvmem.backends import pick_backend
+from kvmgan.config import ModelOptions
 from kvmgan.errors import UserError
 
 
@@ -27,6 +30,22 @@ def resolve_device(name: str, option: str = "--training.device") -> torch.device
         found = torch.cuda.device_count()
         raise UserError(f"{option} is {name!r} but torch sees {found} GPUs here: choose auto or cpu")
     return device
+
+
+def with_runnable_backend(model: ModelOptions, device: torch.device) -> ModelOptions:
+    """The settings of a trained generator with a memory backend for ``device``: its own, or, with a note, the fastest.
+
+    A run that was trained on a GPU is sampled on a CPU too: backends differ in rounding alone.
+    """
+    backend = model.memory.backend
+    if backend is None:
+        return model
+    try:
+        pick_backend(backend, device)
+    except RuntimeError as error:
+        print(f"note: the memory layers take the fastest backend on {device}, not the run's own: {error}")
+        return replace(model, memory=replace(model.memory, backend=None))
+    return model
 
 
 def set_threads(threads: int) -> int:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from kvmgan.errors import UserError
+from kvmgan.evaluate import main as evaluate
 from kvmgan.runs.checkpoint_folder import list_checkpoints, prune
+from kvmgan.sample import main as sample
 from kvmgan.train import main
 from kvmgan.training import checkpoint as module
 from kvmgan.training import loop
@@ -35,6 +38,40 @@ def test_save_and_restore_give_the_same_state(run, tmp_path):
     for name in ("generator", "average", "discriminators", "optimizers"):
         file = f"{name}.safetensors"
         assert (saved.folder / file).read_bytes() == (again.folder / file).read_bytes(), name
+
+
+def _with_backend(run: Path, backend: str) -> Path:
+    """The run, its newest checkpoint written again as if its memory layers had that backend."""
+    saved = load_checkpoint(run)
+    state, encoders = saved.restore(CPU), saved.encoders()
+    model = saved.options.model
+    model = replace(model, memory=replace(model.memory, backend=backend))
+    shutil.rmtree(saved.folder)
+    save_checkpoint(saved.folder.parent, state, encoders, replace(saved.options, model=model))
+    return run
+
+
+def test_a_run_of_a_gpu_is_sampled_judged_and_goes_on_on_a_cpu(run, tmp_path, tiny_arguments, capsys):
+    """The fastest backend stands in, with a note, and makes the same picture; resuming asks for the one to take."""
+    sampled = [str(run), "a red bird", "--device", "cpu", "--out"]
+    assert sample([*sampled, str(tmp_path / "before")]) == 0
+    _with_backend(run, "cuda")
+    capsys.readouterr()
+    assert sample([*sampled, str(tmp_path / "after")]) == 0
+    assert "note: the memory layers take the fastest backend on cpu, not the run's own: " in capsys.readouterr().out
+    first, second = ((tmp_path / name / "001-a-red-bird.png").read_bytes() for name in ("before", "after"))
+    assert first == second
+    assert evaluate([str(run), "--device", "cpu", "--evaluation.untrained", *tiny_arguments[-2:]]) == 0
+    resumed = ["--resume", str(run), "--training.steps", "7", *tiny_arguments[-2:]]
+    assert main(resumed) == 2
+    assert "--model.memory.backend cuda: the generator can't run on cpu" in capsys.readouterr().err
+    assert main([*resumed, "--model.memory.backend", "eager"]) == 0
+
+
+def test_a_backend_that_can_run_stays(run, capsys):
+    checkpoint = load_checkpoint(_with_backend(run, "eager")).runnable_on(torch.device("cpu"))
+    assert [stage.memory.backend for stage in checkpoint.generator().refinements] == ["eager"]
+    assert capsys.readouterr().out == ""
 
 
 def test_failed_save_leaves_the_earlier_checkpoint(run, monkeypatch):

@@ -15,8 +15,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
+CACHE = ROOT / "build" / "triton"
 MACHINE = ROOT / "tests" / "support" / "triton_machine.py"
 # What a program may have of shared memory, in bytes: what is compiled for 8.0 is also to run on 8.6, 8.9 and 12.0.
 SHARED_MEMORY = {"cuda:80": 101376, "cuda:90": 232448, "hip:gfx942": 65536}
@@ -38,15 +40,14 @@ def pretend(target: str, *arguments: str) -> list[dict] | dict:
     """What tests/support/triton_machine.py prints, from a process of its own: this one's kernels are interpreted."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     # Kept between runs, and compiled anew in a fresh clone.
-    environment = {"PYTHONPATH": path, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(ROOT / "build" / "triton")}
+    environment = {"PYTHONPATH": path, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(CACHE)}
     command = [sys.executable, str(MACHINE), target, *arguments]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    # Processes of `pytest -n` wait for the first one that compiles for a target, and then find all in the cache.
+    with FileLock(CACHE / f"{target.replace(':', '-')}.lock"):
+        done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"compiling for {target} failed:\n{done.stderr}"
     return json.loads(done.stdout)
-
-
-# All in one process of `pytest -n`: the kernels take minutes to compile.
-pytestmark = pytest.mark.xdist_group("compiled")
 
 
 @pytest.fixture(scope="module")

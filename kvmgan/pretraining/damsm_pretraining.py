@@ -26,6 +26,7 @@ from kvmgan.data.prefetch import prefetched
 from kvmgan.errors import UserError
 from kvmgan.files import atomic_folder, load_tensors, save_tensors, write_text
 from kvmgan.losses.damsm import damsm_loss
+from kvmgan.models.finiteness import is_finite
 from kvmgan.models.text_encoder import TextEncoder, word_mask
 from kvmgan.pretraining.damsm_validation import score_damsm, validation_batches
 from kvmgan.pretraining.encoders import EncoderShape, build_image_encoder, build_text_encoder, load_weights, save_damsm
@@ -186,9 +187,8 @@ class DamsmPretraining:
         return DamsmState(0, text, image, optimizer)
 
     def _save(self) -> None:
-        for network in (self.state.text, self.state.image):
-            if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
-                raise UserError(f"a DAMSM weight is no longer finite at step {self.state.step}: lower --damsm.lr")
+        if not is_finite(self.state.text, self.state.image):
+            raise UserError(f"a DAMSM weight is no longer finite at step {self.state.step}: lower --damsm.lr")
         write_checkpoint(self.run_folder.checkpoints, self.state.step, self._write_state)
         prune(self.run_folder.checkpoints, KEEP_CHECKPOINTS)
 

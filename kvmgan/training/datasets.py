@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +34,7 @@ class Splits:
     vocabulary: Vocabulary
     truth: AttributeTruth | None
 
+    @cached_property
     def digest(self) -> str:
         """Hash of what pretraining sees: keys, classes, captions and file sizes of both splits, and the vocabulary."""
         digest = hashlib.sha256(repr(self.vocabulary.words).encode())

@@ -42,7 +42,7 @@ def with_runnable_backend(model: ModelOptions, device: torch.device) -> ModelOpt
         return model
     try:
         pick_backend(backend, device)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # can't run here, or a name that this version doesn't know
         print(f"note: the memory layers take the fastest backend on {device}, not the run's own: {error}")
         return replace(model, memory=replace(model.memory, backend=None))
     return model

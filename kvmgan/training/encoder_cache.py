@@ -42,21 +42,20 @@ def ensure_encoders(
         Interrupted: on a signal, after a checkpoint of the pretraining was written.
         UserError: if pretraining diverges, or another process is at the same one.
     """
-    seen = {"data": splits.digest(), "size": options.sizes[-1], "seed": options.training.seed}
-    encoders = given or _ensure_damsm(splits, options, seen, cache_dir, device, guard)
+    encoders = given or _ensure_damsm(splits, options, cache_dir, device, guard)
     phases.end("damsm")
     if splits.truth is not None and encoders.classifier is None:
-        encoders.classifier = _ensure_classifier(splits, options, seen, cache_dir, device)
+        encoders.classifier = _ensure_classifier(splits, options, cache_dir, device)
         phases.end("attribute classifier")
     return encoders.to(device)
 
 
 def _ensure_damsm(
-    splits: Splits, options: Options, seen: dict[str, Any], cache_dir: Path, device: torch.device, guard: SignalGuard
+    splits: Splits, options: Options, cache_dir: Path, device: torch.device, guard: SignalGuard
 ) -> Encoders:
     damsm = options.damsm
     settings = deciding_settings(damsm) | {"inception": _inception_digest(damsm.inception_weights)}
-    run = RunFolder(cache_dir / f"damsm-{_key(seen, settings, DAMSM_VERSION)}")
+    run = RunFolder(cache_dir / f"damsm-{_key(splits, options, settings, DAMSM_VERSION)}")
     if not finished(run.path):
         with exclusive(run.path):
             write_text(run.config, to_yaml(options))
@@ -75,10 +74,10 @@ def _ensure_damsm(
 
 
 def _ensure_classifier(
-    splits: Splits, options: Options, seen: dict[str, Any], cache_dir: Path, device: torch.device
+    splits: Splits, options: Options, cache_dir: Path, device: torch.device
 ) -> AttributeClassifier | None:
     settings = options.classifier
-    folder = cache_dir / f"classifier-{_key(seen, asdict(settings), CLASSIFIER_VERSION)}"
+    folder = cache_dir / f"classifier-{_key(splits, options, asdict(settings), CLASSIFIER_VERSION)}"
     if not folder.exists():
         classifier = train_classifier(
             splits.train,
@@ -96,8 +95,9 @@ def _ensure_classifier(
     return load_classifier(folder)
 
 
-def _key(seen: dict[str, Any], settings: dict[str, Any], version: int) -> str:
+def _key(splits: Splits, options: Options, settings: dict[str, Any], version: int) -> str:
     """Hash of all that decides the weights: data, picture size and seed, settings, and the version of the code."""
+    seen = {"data": splits.digest, "size": options.sizes[-1], "seed": options.training.seed}
     parts = {**seen, "settings": settings, "version": version}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

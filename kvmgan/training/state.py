@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kvmgan.config import DiscriminatorOptions, ModelOptions, TrainingOptions
+from kvmgan.models.finiteness import is_finite
 from kvmgan.models.generator import Generator
 from kvmgan.training.builders import build_discriminators, build_generator
 from kvmgan.training.moving_average import MovingAverage
@@ -45,8 +46,7 @@ class TrainingState:
 
     def is_finite(self) -> bool:
         """Whether no weight, buffer or average is NaN or infinite."""
-        modules = (self.generator, self.average.model, self.discriminators)
-        return all(bool(t.isfinite().all()) for module in modules for t in module.state_dict().values())
+        return is_finite(self.generator, self.average.model, self.discriminators)
 
 
 def initial_state(

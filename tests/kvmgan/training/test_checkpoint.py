@@ -68,6 +68,12 @@ def test_a_run_of_a_gpu_is_sampled_judged_and_goes_on_on_a_cpu(run, tmp_path, ti
     assert main([*resumed, "--model.memory.backend", "eager"]) == 0
 
 
+def test_a_backend_of_another_version_is_not_missed(run, capsys):
+    checkpoint = load_checkpoint(_with_backend(run, "of tomorrow")).runnable_on(torch.device("cpu"))
+    assert checkpoint.options.model.memory.backend is None
+    assert "note: the memory layers take the fastest backend on cpu" in capsys.readouterr().out
+
+
 def test_a_backend_that_can_run_stays(run, capsys):
     checkpoint = load_checkpoint(_with_backend(run, "eager")).runnable_on(torch.device("cpu"))
     assert [stage.memory.backend for stage in checkpoint.generator().refinements] == ["eager"]

@@ -62,7 +62,7 @@ def _watch(
     dtype = torch.promote_types(image.dtype, torch.float32)
     with torch.autocast(image.device.type, enabled=False):
         h = image.to(dtype)
-        w = words.to(dtype).masked_fill(~mask.unsqueeze(2), 0)
+        w = words.to(dtype)
         o, alpha = _read(layer, h, w, mask)
         means[f"write_gate_{number}"] = _write_gate(layer, h, w)[mask].mean()
         means[f"response_gate_{number}"] = _response_gate(layer, h, o).mean()

@@ -133,10 +133,34 @@ def test_the_best_of_all_validations_is_kept(pretraining, tmp_path, monkeypatch)
     assert json.loads((tmp_path / "finished.json").read_text())["best"] == described
 
 
+def test_of_equal_scores_the_later_one_is_kept(pretraining, tmp_path, monkeypatch):
+    """It was trained longer."""
+    scores = iter([40.0, 50.0, 50.0])
+    monkeypatch.setattr(module, "score_damsm", lambda *rest, **gammas: DamsmScore(value := next(scores), value))
+    _run(pretraining(tmp_path))
+    assert json.loads((tmp_path / "best" / "validation.json").read_text())["epoch"] == 3
+
+
 def test_validation_follows_its_interval(pretraining, tmp_path):
     """Every second epoch, and at the end."""
     _run(pretraining(tmp_path, epochs=3, validation_interval=2))
     assert [line["step"] for line in _stats(tmp_path) if "validation_r_precision" in line] == [8, 12]
+
+
+def test_validation_keeps_the_word_limit_of_pretraining(pretraining, tmp_path):
+    """The captions are longer than its six words."""
+    job = pretraining(tmp_path)
+    assert {batch.tokens.shape[1] for batch in job.held_out} == {6}
+    assert {batch.tokens.shape[1] for batch in pretraining(tmp_path, max_words=7).held_out} == {7}
+
+
+def test_the_learning_rate_follows_the_epochs_and_two_checkpoints_are_kept(pretraining, tmp_path, monkeypatch):
+    """Four steps an epoch, the rate halved after each."""
+    monkeypatch.setattr(module, "LOG_INTERVAL", 2)
+    _run(pretraining(tmp_path, lr=0.008, lr_decay=0.5))
+    rates = [line["lr"] for line in _stats(tmp_path) if "lr" in line]
+    assert rates == pytest.approx([0.008, 0.008, 0.004, 0.004, 0.002, 0.002])
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-000008", "step-000012"]
 
 
 def test_the_gradient_of_the_whole_text_encoder_is_clipped(pretraining, tmp_path):
@@ -177,6 +201,22 @@ def test_divergence_is_one_line_and_leaves_the_last_good_checkpoint(pretraining,
         _run(pretraining(tmp_path))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000004"]
     assert not finished(tmp_path)
+
+
+def test_a_weight_that_is_not_finite_is_never_written(pretraining, tmp_path, monkeypatch):
+    """The losses are finite still: the running variance of a layer alone overflowed."""
+    original = module.damsm_step
+
+    def overflowing(state, *rest):
+        losses = original(state, *rest)
+        if state.step == 8:
+            state.image.deep[1].running_var.fill_(math.inf)
+        return losses
+
+    monkeypatch.setattr(module, "damsm_step", overflowing)
+    with pytest.raises(UserError, match=r"a DAMSM weight is no longer finite at step 8: lower --damsm\.lr"):
+        _run(pretraining(tmp_path))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000004"]
 
 
 def test_the_version_stands_for_what_the_code_computes(pretraining, tmp_path):

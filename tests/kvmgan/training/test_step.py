@@ -54,7 +54,7 @@ def test_equals_a_plain_step(plain_training, refinement, settings):
     In float32 another order of sums may put a number on the other side of its ReLU.
     """
     # Discriminators that hardly move: the plain step estimates their spectral norms in more passes.
-    options = tiny_options("eager", lr_discriminator=1e-9, **settings)
+    options = tiny_options("eager", lr_discriminator=1e-9, kl_weight=0.7, **settings)
     options = replace(options, model=replace(options.model, refinement=refinement))
     step, state = tiny_step(options)
     _to_float64(step, state)
@@ -136,6 +136,50 @@ def test_a_step_that_is_not_finite_changes_nothing(bad_at):
     step(state, tiny_batch(options, 3))
     assert (state.skipped.item(), state.skipped_in_row.item()) == (1, 0)
     assert any(not torch.equal(before[n], v) for n, v in _tensors(state).items() if n.startswith("generator."))
+
+
+def test_discriminators_that_are_not_finite_stay_and_the_generator_goes_on():
+    """One discriminator's gradient overflows: all of them stay as they were, and so do the running statistics."""
+    options = tiny_options()
+    step, state = tiny_step(options)
+    before = _tensors(state)
+    state.discriminators[0].unconditional_head.weight.register_hook(lambda gradient: gradient * float("inf"))
+    step(state, tiny_batch(options))
+    assert (state.skipped.item(), state.skipped_in_row.item()) == (1, 1)
+    changed = {
+        name for name, value in _tensors(state).items() if name in before and not torch.equal(before[name], value)
+    }
+    kept = "discriminators.", "generator.initial.norm.running_mean"
+    assert not [name for name in changed if name.startswith(kept)]
+    assert "generator.heads.0.conv.weight" in changed
+
+
+def test_the_average_forgets_the_start_by_the_step():
+    """Weights after steps 0, 1, 2 taken in with 1 - 1/10, 1 - 2/11, 1 - 3/12, as of a straightforward loop."""
+    options = tiny_options(ema_decay=0.999)
+    step, state = tiny_step(options)
+    average = state.generator.heads[0].conv.weight.detach().clone()
+    for number in range(3):
+        step(state, tiny_batch(options, number))
+        decay = (1 + number) / (10 + number)
+        average = decay * average + (1 - decay) * state.generator.heads[0].conv.weight.detach()
+        torch.testing.assert_close(state.average.model.heads[0].conv.weight, average)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_every_network_computes_in_the_precision(precision):
+    """What convolutions give in generator, discriminators and image encoder; the losses and pixels are float32's."""
+    options = tiny_options(precision=precision)
+    step, state = tiny_step(options)
+    networks = {"generator": state.generator, "discriminators": state.discriminators, "image": step.encoders.image}
+    seen = {name: set() for name in networks}
+    for name, network in networks.items():
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.register_forward_hook(lambda _l, _i, output, name=name: seen[name].add(output.dtype))
+    losses = step(state, tiny_batch(options))
+    assert seen == {name: {getattr(torch, precision)} for name in networks}
+    assert {value.dtype for value in losses.values()} == {torch.float32}
 
 
 def test_a_gradient_that_is_not_finite_skips_too():

@@ -21,6 +21,8 @@ class DataOptions:
     images with captions. With --data.root and no --data.name the layout is found out from the folder."""
     root: Path | None = None
     """Folder of the data; it is only read."""
+    encoding: str | None = None
+    """Encoding of caption files that have no byte order mark and aren't UTF-8, such as gb18030 or utf-16-le."""
     max_words: Count = 18
     """Words kept of a training caption [words]; a longer one keeps a random sorted subset."""
     workers: CountOrZero = 0
@@ -273,10 +275,22 @@ def validate(options: Options) -> None:
         )
     if options.name is not None and (not options.name.strip() or "/" in options.name or "\\" in options.name):
         raise UserError(f"--name is {options.name!r}: it must be a name for a folder, without a slash")
+    if options.data.encoding is not None and not _is_text_encoding(options.data.encoding):
+        raise UserError(f"--data.encoding is {options.data.encoding!r}: Python knows no text encoding of that name")
     if options.data.name != "birds" and options.data.root is None:
         raise UserError(
             f"--data.root is missing: say where the {options.data.name} data is, for instance --data.root data"
         )
+
+
+def _is_text_encoding(name: str) -> bool:
+    try:
+        b"abcd".decode(name)
+    except LookupError:
+        return False
+    except UnicodeError:
+        return True
+    return True
 
 
 def flatten(options: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The error that a user can mend."""
+"""The errors that a user can mend."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command lines print it as ``error: ...`` and exit with status 2.
     """
+
+
+class UndecodableError(UserError):
+    """A text file in an encoding that wasn't named."""

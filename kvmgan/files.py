@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,9 +19,18 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from kvmgan.errors import UserError
+from kvmgan.errors import UndecodableError, UserError
 
 TEMPORARY = ".tmp-"
+# The longer ones first: the mark of UTF-32 in little-endian order begins with that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+_LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 @contextmanager
@@ -85,29 +96,58 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_text(path: Path, purpose: str) -> str:
-    """Return the text of `path` (UTF-8, undecodable bytes become U+FFFD).
+def read_text(path: Path, purpose: str, encoding: str | None = None) -> str:
+    """Return the text of `path`, decoded by `decode_text`.
 
-    Raises `UserError` naming the file and its `purpose` when it cannot be read.
+    Raises `UserError` naming the file and its `purpose` when it cannot be read, `UndecodableError` when its text can't.
     """
     try:
-        return path.read_bytes().decode("utf-8", errors="replace")
+        content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} is missing: it should hold {purpose}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): it should hold {purpose}") from None
-
-
-def read_lines(path: Path, purpose: str) -> list[str]:
-    """Return the non-blank lines of `path`, stripped. Raises `UserError` as `read_text` does."""
-    return [line.strip() for line in read_text(path, purpose).splitlines() if line.strip()]
-
-
-def read_json(path: Path, purpose: str) -> Any:
-    """Return the parsed JSON of `path`. Raises `UserError` when it is missing or not JSON."""
     try:
-        return json.loads(read_text(path, purpose))
-    except json.JSONDecodeError as error:
+        return decode_text(content, encoding)
+    except ValueError as error:
+        raise UndecodableError(f"{path} is no text in UTF-8 ({error}): it should hold {purpose}") from None
+
+
+def decode_text(content: bytes, encoding: str | None = None) -> str:
+    """Return the text by its byte order mark, else in UTF-8, else in `encoding`.
+
+    Raises ValueError saying which byte can't be decoded, or that there are null characters: text in UTF-16 without a
+    mark is UTF-8 with holes.
+    """
+    mark = next((mark for mark in _MARKS if content.startswith(mark)), None)
+    if mark is not None:
+        return content[len(mark) :].decode(_MARKS[mark])
+    try:
+        return _without_nulls(content.decode("utf-8"))
+    except ValueError:
+        if encoding is None:
+            raise
+        return _without_nulls(content.decode(encoding))
+
+
+def _without_nulls(text: str) -> str:
+    if "\0" in text:
+        raise ValueError(f"null character at position {text.index(chr(0))}")
+    return text
+
+
+def read_lines(path: Path, purpose: str, encoding: str | None = None) -> list[str]:
+    """Return the non-blank lines of `path`, stripped, whatever system ended them. Raises as `read_text` does."""
+    # Not splitlines: U+2028 and other characters at which it splits may stand in a caption.
+    lines = _LINE_END.split(read_text(path, purpose, encoding))
+    return [line.strip() for line in lines if line.strip()]
+
+
+def read_json(path: Path, purpose: str, encoding: str | None = None) -> Any:
+    """Return the parsed JSON of `path`. Raises `UserError` as `read_text` does, and when it isn't JSON."""
+    try:
+        return json.loads(read_text(path, purpose, encoding))
+    except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): it should hold {purpose}") from None
 
 

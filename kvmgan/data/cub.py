@@ -22,22 +22,24 @@ from kvmgan.errors import UserError
 from kvmgan.files import read_lines
 
 _SPLIT_FILES = {"train": "trainvalclasses.txt", "test": "testclasses.txt"}
+_SPLIT_LINES = "the classes of a split, one a line"
 
 
-def read_cub(root: Path, split: Split) -> list[Record]:
+def read_cub(root: Path, split: Split, encoding: str | None = None) -> list[Record]:
     """Return the records of one split, in the order of ``images.txt``; ``class_id`` is the class number less one.
 
-    An image file that is missing or corrupt is left to `TextImageDataset`, which skips and counts it.
-    Raises `UserError` naming any other file that is missing, malformed or without a caption.
+    An image file that is missing or corrupt is left to `TextImageDataset`, which skips and counts it. ``encoding``: of
+    captions that are no UTF-8. Raises `UserError` naming any other file that is missing, malformed or without a
+    caption, a class that both splits name, and an image or class that is listed twice.
     """
     check_split(split)
     root = Path(root)
     base = root / "CUB_200_2011" if (root / "CUB_200_2011").is_dir() else root
     if not (base / "images").is_dir():
         raise UserError(f"{base / 'images'} is missing: unpack CUB-200-2011 so that this folder holds its images")
-    classes = _read_table(base / "classes.txt", "'<class number> <class>' lines")
-    wanted = _read_split(_beside(root, base, _SPLIT_FILES[split]), set(classes.values()), split)
-    images = _read_table(base / "images.txt", "'<image number> <class>/<image>.jpg' lines")
+    classes = _read_names(base / "classes.txt", "'<class number> <class>' lines")
+    wanted = _read_split(root, base, split, set(classes.values()))
+    images = _read_names(base / "images.txt", "'<image number> <class>/<image>.jpg' lines")
     labels = _read_table(base / "image_class_labels.txt", "'<image number> <class number>' lines")
     boxes = _read_table(base / "bounding_boxes.txt", "'<image number> <x> <y> <width> <height>' lines")
     text = _text_folder(root, base)
@@ -48,7 +50,9 @@ def read_cub(root: Path, split: Split) -> list[Record]:
             continue
         key = name.rpartition(".")[0]
         box = _parse_box(_lookup(boxes, number, base / "bounding_boxes.txt"), base / "bounding_boxes.txt")
-        records.append(Record(key, base / "images" / name, int(label) - 1, _read_captions(text / f"{key}.txt"), box))
+        records.append(
+            Record(key, base / "images" / name, int(label) - 1, _read_captions(text / f"{key}.txt", encoding), box)
+        )
     if not records:
         raise UserError(f"no image of {base / 'images.txt'} belongs to the {split} split")
     return records
@@ -73,16 +77,37 @@ def _read_table(path: Path, purpose: str) -> dict[str, str]:
         number, separator, rest = line.partition(" ")
         if not (separator and number.isdigit()):
             raise UserError(f"{path} holds the line {line!r}: expected {purpose}")
+        if number in table:
+            raise UserError(f"{path} has two lines for number {number}: {table[number]!r} and {rest.strip()!r}")
         table[number] = rest.strip()
     return table
 
 
-def _read_split(path: Path, classes: set[str], split: Split) -> set[str]:
-    wanted = set(read_lines(path, f"the classes of the {split} split, one a line"))
+def _read_names(path: Path, purpose: str) -> dict[str, str]:
+    """Return the name of every number; no two numbers have the same."""
+    table = _read_table(path, purpose)
+    numbers: dict[str, str] = {}
+    for number, name in table.items():
+        if numbers.setdefault(name, number) != number:
+            raise UserError(f"{path} names {name!r} twice, by the numbers {numbers[name]} and {number}")
+    return table
+
+
+def _read_split(root: Path, base: Path, split: Split, classes: set[str]) -> set[str]:
+    """Return the classes of a split; those of the other one, where it is there, are others."""
+    paths = {name: _beside(root, base, file) for name, file in _SPLIT_FILES.items()}
+    named = {
+        name: set(read_lines(path, _SPLIT_LINES)) for name, path in paths.items() if name == split or path.exists()
+    }
+    wanted, path = named[split], paths[split]
     unknown = sorted(wanted - classes)
     if unknown or not wanted:
         problem = f"names the class {unknown[0]!r}, which classes.txt lacks" if unknown else "names no class"
         raise UserError(f"{path} {problem}")
+    shared = sorted(set.intersection(*named.values())) if len(named) == 2 else []
+    if shared:
+        names = " and ".join(map(str, paths.values()))
+        raise UserError(f"{names} both name the class {shared[0]!r}: its images would be trained on and judged")
     return wanted
 
 
@@ -100,8 +125,8 @@ def _parse_box(text: str, path: Path) -> tuple[float, float, float, float]:
     return x, y, width, height
 
 
-def _read_captions(path: Path) -> tuple[str, ...]:
-    captions = tuple(read_lines(path, "the captions of an image, one a line"))
+def _read_captions(path: Path, encoding: str | None) -> tuple[str, ...]:
+    captions = tuple(read_lines(path, "the captions of an image, one a line", encoding))
     if not captions:
         raise UserError(f"{path} is empty: it should hold the captions of an image, one a line")
     return captions

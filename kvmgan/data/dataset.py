@@ -14,10 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from kvmgan.data.pixels import DECODING_ERRORS, crop, decode, kept_shape, stored_side
+from kvmgan.data.pixels import DECODING_ERRORS, crop, decode, read_kept_shape, stored_side
 from kvmgan.data.records import Record
 from kvmgan.data.vocabulary import Vocabulary, select_words
 from kvmgan.errors import UserError
@@ -196,13 +195,14 @@ class TextImageDataset:
         """Set `records` to those whose image can be read; return their pixels, or None if memory can't hold them."""
         total = len(described)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            needed = [result if isinstance(result, int) else 0 for result in pool.map(self._bytes_of, described)]
-            fits = sum(needed) < memory_limit
-            results = []
-            for result in pool.map(self._decode if fits else self._bytes_of, described):
-                results.append(result)
+            results: list[int | str | NDArray[np.uint8]] = list(pool.map(self._bytes_of, described))
+            fits = sum(result for result in results if isinstance(result, int)) < memory_limit
+            # Headers alone are enough to know what can be decoded later.
+            read = pool.map(self._decode, described) if fits else iter(results)
+            for number, result in enumerate(read):
+                results[number] = result
                 if progress is not None:
-                    progress(len(results), total)
+                    progress(number + 1, total)
         good = [number for number, result in enumerate(results) if not isinstance(result, str)]
         for (record, _), result in zip(described, results, strict=True):
             if isinstance(result, str):
@@ -214,8 +214,7 @@ class TextImageDataset:
     def _bytes_of(self, item: tuple[Record, dict[int, list[int]]]) -> int | str:
         """Return how many bytes the pixels of a record will take, from the file's header, or why it cannot be read."""
         try:
-            with Image.open(item[0].image_path) as image:
-                height, width = kept_shape(*image.size, item[0].box, self._side)
+            height, width = read_kept_shape(item[0].image_path, item[0].box, self._side)
         except DECODING_ERRORS as error:
             return _reason(error)
         return 3 * height * width

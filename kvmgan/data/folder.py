@@ -1,4 +1,6 @@
-"""A user's own images: a folder with a caption file each, or with one ``captions.jsonl``; hidden files don't count.
+"""A user's own images: a folder with a caption file each, or with one ``captions.jsonl``.
+
+Hidden files and folders don't count, nor what systems leave behind (``__MACOSX``, ``@eaDir``).
 
 ::
 
@@ -24,19 +26,23 @@ CAPTION_LIST = "captions.jsonl"
 # Fixed: the two splits of a folder must never overlap, whatever the seed of a run.
 _SPLIT_SEED = 0
 _TEST_SHARE = 0.1
+# Folders that systems leave behind, some with small images of images, in lower case: macOS's archives, Synology's
+# previews, the recycle bins of Windows and Synology, and what a check of the file system found.
+_LITTER = {"__macosx", "@eadir", "$recycle.bin", "#recycle", "system volume information", "lost+found"}
 
 
-def read_folder(root: Path, split: Split) -> list[Record]:
+def read_folder(root: Path, split: Split, encoding: str | None = None) -> list[Record]:
     """Return the images of one split in the order of their keys; every image is a class of its own.
 
-    The sorted images are shuffled with a fixed seed; the last tenth (at least one) is the test split.
+    The sorted images are shuffled with a fixed seed; the last tenth (at least one) is the test split. ``encoding``: of
+    captions that are no UTF-8.
     Raises `UserError` naming what is missing or malformed: captions of an image, an image of ``captions.jsonl``,
     or all but one image.
     """
     check_split(split)
     root = Path(root)
     check_folder(root)
-    described = _read_list(root) if (root / CAPTION_LIST).exists() else _read_pairs(root)
+    described = _read_list(root, encoding) if (root / CAPTION_LIST).exists() else _read_pairs(root, encoding)
     if len(described) < 2:
         raise UserError(f"{root} holds {len(described)} captioned images: at least two are needed, one for each split")
     names = sorted(described)
@@ -59,7 +65,7 @@ def check_folder(root: Path) -> None:
 def find_images(root: Path) -> Iterator[Path]:
     """Yield the image files anywhere below `root`, one folder after the other; what is hidden in it is passed over."""
     for folder, inner, names in os.walk(root):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        inner[:] = sorted(name for name in inner if not name.startswith(".") and name.lower() not in _LITTER)
         for name in sorted(names):
             path = Path(folder, name)
             if not name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
@@ -78,7 +84,7 @@ def _check_keys(records: list[Record]) -> None:
             raise UserError(f"{other} and {record.image_path} differ in their ending only: rename one")
 
 
-def _read_pairs(root: Path) -> dict[str, tuple[str, ...]]:
+def _read_pairs(root: Path, encoding: str | None) -> dict[str, tuple[str, ...]]:
     """Return the captions of every image under `root` by its path inside it."""
     paths = sorted(find_images(root))
     if not paths:
@@ -90,18 +96,18 @@ def _read_pairs(root: Path) -> dict[str, tuple[str, ...]]:
         )
     described = {}
     for path in paths:
-        captions = tuple(read_lines(path.with_suffix(".txt"), f"the captions of {path.name}, one a line"))
+        captions = tuple(read_lines(path.with_suffix(".txt"), f"the captions of {path.name}, one a line", encoding))
         if not captions:
             raise UserError(f"{path.with_suffix('.txt')} is empty: it should hold the captions of {path.name}")
         described[path.relative_to(root).as_posix()] = captions
     return described
 
 
-def _read_list(root: Path) -> dict[str, tuple[str, ...]]:
+def _read_list(root: Path, encoding: str | None) -> dict[str, tuple[str, ...]]:
     """Return the captions of every image that ``captions.jsonl`` names."""
     path = root / CAPTION_LIST
     described: dict[str, tuple[str, ...]] = {}
-    for number, line in enumerate(read_lines(path, "one JSON object a line"), start=1):
+    for number, line in enumerate(read_lines(path, "one JSON object a line", encoding), start=1):
         name, captions = _parse(line, f"{path}, entry {number}")
         if not (root / name).is_file():
             raise UserError(f"{path}, entry {number}: the image {root / name} is missing")

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from kvmgan.data.image_file import shown_size, to_rgb
+
 # What Pillow raises for files that are no image, cut short or damaged (SyntaxError: broken PNG chunks).
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
@@ -41,7 +43,7 @@ def crop_limits(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
 
 
 def kept_shape(width: int, height: int, box: Box | None, side: int) -> tuple[int, int]:
-    """Return the height and width at which `decode` keeps an image of `width` x `height` pixels."""
+    """Return the height and width at which `decode` keeps an image that is shown at `width` x `height` pixels."""
     if box is not None:
         left, top, right, bottom = crop_limits(box, width, height)
         width, height = right - left, bottom - top
@@ -52,13 +54,20 @@ def kept_shape(width: int, height: int, box: Box | None, side: int) -> tuple[int
 def decode(path: Path, box: Box | None, side: int) -> NDArray[np.uint8]:
     """Return the RGB pixels (H, W, 3) of `path`, cropped to `box` and resized so that the shorter side is `side`.
 
+    An image without a box is turned upright by its EXIF orientation; boxes are in the pixels as they are stored.
     Raises one of `DECODING_ERRORS` when the file is missing or damaged.
     """
     with Image.open(path) as image:
-        height, width = kept_shape(*image.size, box, side)
-        limits = crop_limits(box, *image.size) if box is not None else None
-        pixels = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR, box=limits)
-    return np.asarray(pixels)
+        pixels = to_rgb(image, upright=box is None)
+    height, width = kept_shape(*pixels.size, box, side)
+    limits = crop_limits(box, *pixels.size) if box is not None else None
+    return np.asarray(pixels.resize((width, height), Image.Resampling.BILINEAR, box=limits))
+
+
+def read_kept_shape(path: Path, box: Box | None, side: int) -> tuple[int, int]:
+    """Return the height and width of what `decode` returns, from the file's header. Raises as `decode` does."""
+    with Image.open(path) as image:
+        return kept_shape(*shown_size(image, upright=box is None), box, side)
 
 
 def crop(pixels: NDArray[np.uint8], size: int, vertical: float, horizontal: float) -> NDArray[np.uint8]:

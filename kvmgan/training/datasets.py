@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from kvmgan.config import DataOptions, Options, validate
 from kvmgan.data.coco import read_coco
@@ -18,7 +17,7 @@ from kvmgan.data.layouts import find_layout
 from kvmgan.data.procedural.archive import AttributeTruth, ensure_birds, load_attributes
 from kvmgan.data.records import Record, Split
 from kvmgan.data.vocabulary import Vocabulary
-from kvmgan.errors import UserError
+from kvmgan.errors import UndecodableError, UserError
 from kvmgan.runs.progress import Progress
 
 # The procedural birds lie on disk as CUB does.
@@ -59,13 +58,16 @@ def with_layout(data: DataOptions) -> DataOptions:
     return replace(data, name=find_layout(data.root))
 
 
-def load_records(name: Literal["birds", "cub", "coco", "folder"], root: Path, split: Split) -> list[Record]:
-    """The records of one split of the data of layout ``name`` in ``root``; drawn birds are read as CUB is.
+def load_records(data: DataOptions, root: Path, split: Split) -> list[Record]:
+    """The records of one split of the data in ``root``; drawn birds are read as CUB is.
 
     Raises:
-        UserError: for whatever is missing in ``root``.
+        UserError: for whatever is missing in ``root``, or can't be decoded.
     """
-    return _READERS[name](root, split)
+    try:
+        return _READERS[data.name](root, split, data.encoding)
+    except UndecodableError as error:
+        raise UserError(f"{error}; save it in UTF-8, or name its encoding by --data.encoding") from None
 
 
 def data_root(data: DataOptions, cache_dir: Path) -> Path:
@@ -92,7 +94,7 @@ def load_test_split(
 ) -> tuple[TextImageDataset, AttributeTruth | None]:
     """The test images and the truth of procedural birds."""
     truth = load_attributes(root) if data.name == "birds" else None
-    return _dataset(load_records(data.name, root, "test"), vocabulary, sizes, data.max_words), truth
+    return _dataset(load_records(data, root, "test"), vocabulary, sizes, data.max_words), truth
 
 
 def load_splits(data: DataOptions, sizes: Sequence[int], root: Path, vocabulary: Vocabulary | None = None) -> Splits:
@@ -104,9 +106,9 @@ def load_splits(data: DataOptions, sizes: Sequence[int], root: Path, vocabulary:
     Raises:
         UserError: for missing or unusable data, or a single training image.
     """
-    records = load_records(data.name, root, "train")
+    records = load_records(data, root, "train")
     if vocabulary is None:
-        everything = records + load_records(data.name, root, "test")
+        everything = records + load_records(data, root, "test")
         vocabulary = Vocabulary.build(caption for record in everything for caption in record.captions)
     train = _dataset(records, vocabulary, sizes, data.max_words)
     if len(train) < 2:

@@ -9,7 +9,7 @@ from typing import Annotated
 import pytest
 
 from kvmgan.bounds import Bound, Count, Fraction, Seed, check_bounds
-from kvmgan.config import Options, TrainingOptions, flatten, validate
+from kvmgan.config import DataOptions, Options, TrainingOptions, flatten, validate
 from kvmgan.config_file import load_options, to_yaml
 from kvmgan.errors import UserError
 from kvmgan.presets import PRESETS
@@ -83,6 +83,17 @@ def test_a_part_of_an_accumulated_batch_has_two_images():
 def test_a_run_name_must_be_one_of_a_folder(name):
     with pytest.raises(UserError, match="--name is"):
         validate(Options(name=name))
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "UTF-16-LE", "utf-32", "idna", None])
+def test_a_text_encoding_may_be_named(encoding):
+    validate(Options(data=DataOptions(encoding=encoding)))
+
+
+@pytest.mark.parametrize("encoding", ["gb", "hex", "zlib", ""])
+def test_another_name_is_no_text_encoding(encoding):
+    with pytest.raises(UserError, match=rf"--data\.encoding is '{encoding}': Python knows no text encoding"):
+        validate(Options(data=DataOptions(encoding=encoding)))
 
 
 def test_options_survive_yaml(tmp_path):

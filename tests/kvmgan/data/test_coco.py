@@ -8,6 +8,8 @@ import pytest
 from kvmgan.data.coco import read_coco
 from kvmgan.errors import UserError
 
+_IMAGE = '{"id": 1, "file_name": "a.jpg"}'
+
 
 @pytest.fixture
 def coco_root(tmp_path: Path) -> Path:
@@ -59,8 +61,16 @@ def test_missing_part_is_named(coco_root: Path, name: str) -> None:
     [
         ("{", "not valid JSON"),
         ("[1]", "isn't COCO's captions file"),
-        ('{"images": [], "annotations": [{"image_id": 1, "caption": "a"}]}', "isn't COCO's captions file"),
+        ('{"images": [], "annotations": [{"image_id": 1, "caption": "a"}]}', "holds no caption"),
         ('{"images": [], "annotations": []}', "holds no caption"),
+        ('{"images": [{"file_name": "a.jpg"}], "annotations": []}', "has the id None, expected a whole number"),
+        ('{"images": [{"id": 1}], "annotations": []}', "has the file_name None, expected text"),
+        ('{"images": [{"id": true, "file_name": "a.jpg"}], "annotations": []}', "has the id True"),
+        ('{"images": [], "annotations": [{"image_id": 1, "caption": null}]}', "has the caption None, expected text"),
+        ('{"images": [], "annotations": [7]}', "lists of objects"),
+        (f'{{"images": [{_IMAGE}, {_IMAGE}], "annotations": []}}', "lists the image 1 twice"),
+        ('{"images": [{"id": 1, "file_name": "../a.jpg"}], "annotations": []}', "must be a path inside the folder"),
+        ('{"images": [{"id": 1, "file_name": "/a.jpg"}], "annotations": []}', "must be a path inside the folder"),
     ],
 )
 def test_malformed_captions(coco_root: Path, content: str, message: str) -> None:
@@ -68,3 +78,15 @@ def test_malformed_captions(coco_root: Path, content: str, message: str) -> None
     (coco_root / "annotations" / "captions_train2014.json").write_text(content)
     with pytest.raises(UserError, match=message):
         read_coco(coco_root, "train")
+
+
+def test_captions_of_images_that_are_not_listed_are_left_out(coco_root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A subset of the images with all the captions: the warning counts those that are of none."""
+    path = coco_root / "annotations" / "captions_train2014.json"
+    content = json.loads(path.read_text())
+    content["annotations"] += [{"image_id": 999, "caption": "another"}, {"image_id": 998, "caption": "one more"}]
+    path.write_text(json.dumps(content), encoding="utf-8-sig")
+    assert [len(record.captions) for record in read_coco(coco_root, "train")] == [1, 2]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: 2 captions of images that it doesn't list are left out"
+    ]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kvmgan.data.cub import read_cub
-from kvmgan.errors import UserError
+from kvmgan.errors import UndecodableError, UserError
 
 
 @pytest.fixture
@@ -86,6 +86,15 @@ def test_missing_file_is_named(cub_root: Path, name: str) -> None:
         ("images.txt", "001.Auk/Auk_1.jpg\n", "holds the line"),
         ("trainvalclasses.txt", "009.Emu\n", "names the class '009.Emu'"),
         ("trainvalclasses.txt", "", "names no class"),
+        ("trainvalclasses.txt", "001.Auk\n002.Owl\n", "both name the class '002.Owl'"),
+        ("images.txt", "1 001.Auk/Auk_1.jpg\n1 001.Auk/Auk_2.jpg\n", "two lines for number 1"),
+        (
+            "images.txt",
+            "1 001.Auk/Auk_1.jpg\n3 001.Auk/Auk_1.jpg\n",
+            "'001.Auk/Auk_1.jpg' twice, by the numbers 1 and 3",
+        ),
+        ("classes.txt", "1 001.Auk\n2 001.Auk\n3 003.Jay\n", "'001.Auk' twice, by the numbers 1 and 2"),
+        ("image_class_labels.txt", "1 1\n1 2\n", "two lines for number 1: '1' and '2'"),
     ],
 )
 def test_malformed_file_is_named(cub_root: Path, name: str, content: str, message: str) -> None:
@@ -94,6 +103,20 @@ def test_malformed_file_is_named(cub_root: Path, name: str, content: str, messag
     with pytest.raises(UserError, match=message) as caught:
         read_cub(cub_root, "train")
     assert str(cub_root / name) in str(caught.value)
+
+
+def test_one_split_alone_is_read(cub_root: Path) -> None:
+    """Whoever evaluates may have no list of the training classes."""
+    (cub_root / "trainvalclasses.txt").unlink()
+    assert len(read_cub(cub_root, "test")) == 1
+
+
+def test_captions_of_another_encoding(cub_root: Path) -> None:
+    """They are refused unless their encoding is named."""
+    (cub_root / "text" / "001.Auk" / "Auk_1.txt").write_bytes("ein grüner Vogel".encode("utf-16-le"))
+    with pytest.raises(UndecodableError, match=r"Auk_1\.txt is no text in UTF-8"):
+        read_cub(cub_root, "train")
+    assert read_cub(cub_root, "train", "utf-16-le")[0].captions == ("ein grüner Vogel",)
 
 
 def test_unknown_split(cub_root: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from kvmgan.data.dataset import Sample, TextImageDataset, collate
 from kvmgan.data.pixels import decode, stored_side
@@ -237,6 +238,15 @@ def test_captions_without_known_words_are_never_drawn(make_dataset: MakeDataset,
     assert [dataset.evaluation_sample(0, number).caption_index for number in range(3)] == [1, 3, 1]
     with pytest.raises(UserError, match="xyzzy"):
         dataset.encode_caption(0, 0)
+
+
+def test_a_header_is_read_once(make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory can't hold the pixels, the start opens every file once, to see whether it can."""
+    opened = []
+    original = Image.open
+    monkeypatch.setattr(Image, "open", lambda path, *rest: opened.append(path) or original(path, *rest))
+    dataset = make_dataset(memory_limit=1000)
+    assert sorted(opened) == sorted(record.image_path for record in dataset.records)
 
 
 @pytest.mark.parametrize("memory_limit", [2**31, 1000])

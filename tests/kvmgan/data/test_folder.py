@@ -88,6 +88,12 @@ def test_hidden_files_are_passed_over(pairs_root: Path, make_image: Callable[...
     """Thumbnails and the like need no captions; a hidden folder above the data doesn't hide it."""
     make_image(pairs_root / ".thumbnails" / "deep" / "picture00.png")
     make_image(pairs_root / "inner" / "._picture01.png")
+    make_image(pairs_root / ".ipynb_checkpoints" / "picture00-checkpoint.png").with_suffix(".txt").write_text("x")
+    for litter in ("__MACOSX", "@eaDir", "inner/@eaDir", "$RECYCLE.BIN", "#recycle", "lost+found"):
+        make_image(pairs_root / litter / "picture00.png")
+    make_image(pairs_root / ".ipynb_checkpoints" / "picture00-checkpoint.png").with_suffix(".txt").write_text("x")
+    for litter in ("__MACOSX", "@eaDir", "inner/@eaDir", "$RECYCLE.BIN", "#recycle", "lost+found"):
+        make_image(pairs_root / litter / "picture00.png")
     hidden = pairs_root.parent / ".hidden"
     pairs_root.rename(hidden)
     assert len(read_folder(hidden, "train")) + len(read_folder(hidden, "test")) == 20

@@ -46,7 +46,7 @@ def _options(data: DataOptions, batch_size: int = 4) -> Options:
 
 def test_birds_are_read_as_cub(birds: Path) -> None:
     """The procedural birds go through the CUB reader."""
-    assert load_records("birds", birds, "test") == read_cub(birds, "test")
+    assert load_records(DataOptions(), birds, "test") == read_cub(birds, "test")
 
 
 def test_a_root_alone_tells_the_layout(birds: Path, pictures: Path) -> None:
@@ -66,6 +66,17 @@ def test_an_unknown_layout_and_a_missing_root_are_refused(tmp_path: Path) -> Non
         with pytest.raises(UserError, match=r"gone is missing: --data\.root"):
             with_layout(DataOptions(name=name, root=tmp_path / "gone"))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.md"]
+
+
+def test_another_encoding_is_named_by_an_option(pictures: Path) -> None:
+    """The message names the option, which reads what it names."""
+    first = sorted(pictures.rglob("*.txt"))[0]
+    first.write_bytes("ein grüner Vogel".encode("utf-16-le"))
+    data = with_layout(DataOptions(root=pictures))
+    with pytest.raises(UserError, match=rf"{first.name} is no text in UTF-8 .*name its encoding by --data\.encoding"):
+        load_splits(data, SIZES, pictures)
+    splits = load_splits(dataclasses.replace(data, encoding="utf-16-le"), SIZES, pictures)
+    assert "vogel" in splits.vocabulary.words
 
 
 def test_nothing_is_written_into_a_data_root(birds: Path, tmp_path: Path) -> None:

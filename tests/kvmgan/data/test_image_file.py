@@ -59,12 +59,13 @@ def test_no_orientation_or_none_that_exists_leaves_an_image(tmp_path: Path, orie
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_damaged_exif_data_leaves_an_image(tmp_path: Path) -> None:
-    """Every prefix of a block of EXIF data, and one whose first entry is far away."""
+    """Every prefix of a block of EXIF data, one whose first entry is far away, and one in no order of bytes."""
     whole = _quarters(tmp_path / "a.jpg", 6).read_bytes()
     start = whole.index(b"Exif\0\0")
     length = struct.unpack(">H", whole[start - 2 : start])[0]
     block = whole[start : start + length - 2]
-    for damaged in [block[:end] for end in range(6, len(block))] + [block[:10] + b"\xff\xff\xff\xff" + block[14:]]:
+    cut = [block[:end] for end in range(6, len(block))]
+    for damaged in (*cut, block[:10] + b"\xff\xff\xff\xff" + block[14:], block[:6] + b"XXXX" + block[10:]):
         header = struct.pack(">H", len(damaged) + 2)
         content = whole[: start - 2] + header + damaged + whole[start + length - 2 :]
         with Image.open(io.BytesIO(content)) as image:

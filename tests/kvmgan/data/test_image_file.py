@@ -74,6 +74,13 @@ def test_damaged_exif_data_leaves_an_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp"])
+def test_damaged_exif_data_of_other_formats(tmp_path: Path, suffix: str) -> None:
+    """In no order of bytes: Pillow raises a SyntaxError where a JPEG has nothing to say."""
+    Image.new("RGB", (64, 32), RED).save(tmp_path / f"a{suffix}", exif=b"Exif\0\0XXXX\0\0\0\x08\0\0")
+    assert decode(tmp_path / f"a{suffix}", None, 16).shape == (16, 32, 3)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
 def test_orientation_of_other_formats(tmp_path: Path, suffix: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -16,9 +16,10 @@ from kvmgan.errors import UserError
 class DataOptions:
     """The pictures, their captions and the words that are kept."""
 
-    name: Literal["birds", "cub", "coco", "folder"] = "birds"
-    """Layout of the data: procedural birds (drawn into the cache folder), CUB-200-2011, COCO 2014, or a folder of
-    images with captions. With --data.root and no --data.name the layout is found out from the folder."""
+    name: Literal["birds", "attngan", "cub", "coco", "folder"] = "birds"
+    """Layout of the data: procedural birds (drawn into the cache folder), CUB or COCO with the metadata of AttnGAN,
+    CUB-200-2011, COCO 2014, or a folder of images with captions. With --data.root and no --data.name the layout is
+    found out from the folder."""
     root: Path | None = None
     """Folder of the data; it is only read."""
     encoding: str | None = None

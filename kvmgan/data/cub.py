@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from kvmgan.data.records import Record, Split, check_split
@@ -39,9 +40,9 @@ def read_cub(root: Path, split: Split, encoding: str | None = None) -> list[Reco
         raise UserError(f"{base / 'images'} is missing: unpack CUB-200-2011 so that this folder holds its images")
     classes = _read_names(base / "classes.txt", "'<class number> <class>' lines")
     wanted = _read_split(root, base, split, set(classes.values()))
-    images = _read_names(base / "images.txt", "'<image number> <class>/<image>.jpg' lines")
+    images = read_image_names(base)
     labels = _read_table(base / "image_class_labels.txt", "'<image number> <class number>' lines")
-    boxes = _read_table(base / "bounding_boxes.txt", "'<image number> <x> <y> <width> <height>' lines")
+    boxes = read_boxes(base, images)
     text = _text_folder(root, base)
     records = []
     for number, name in images.items():
@@ -49,13 +50,23 @@ def read_cub(root: Path, split: Split, encoding: str | None = None) -> list[Reco
         if _lookup(classes, label, base / "classes.txt") not in wanted:
             continue
         key = name.rpartition(".")[0]
-        box = _parse_box(_lookup(boxes, number, base / "bounding_boxes.txt"), base / "bounding_boxes.txt")
-        records.append(
-            Record(key, base / "images" / name, int(label) - 1, _read_captions(text / f"{key}.txt", encoding), box)
-        )
+        captions = _read_captions(text / f"{key}.txt", encoding)
+        records.append(Record(key, base / "images" / name, int(label) - 1, captions, boxes[name]))
     if not records:
         raise UserError(f"no image of {base / 'images.txt'} belongs to the {split} split")
     return records
+
+
+def read_image_names(base: Path) -> dict[str, str]:
+    """Return ``<class>/<image>.jpg`` by image number, from ``images.txt``. Raises `UserError` as `read_cub` does."""
+    return _read_names(base / "images.txt", "'<image number> <class>/<image>.jpg' lines")
+
+
+def read_boxes(base: Path, images: Mapping[str, str]) -> dict[str, tuple[float, float, float, float]]:
+    """Return x, y, width, height by image name, from ``bounding_boxes.txt``. Raises `UserError` as `read_cub` does."""
+    path = base / "bounding_boxes.txt"
+    table = _read_table(path, "'<image number> <x> <y> <width> <height>' lines")
+    return {name: _parse_box(_lookup(table, number, path), path) for number, name in images.items()}
 
 
 def _beside(root: Path, base: Path, name: str) -> Path:

@@ -6,13 +6,15 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from kvmgan.data.attngan import caption_file
 from kvmgan.data.folder import CAPTION_LIST, check_folder, find_images
 from kvmgan.errors import UserError
 
-Layout = Literal["birds", "cub", "coco", "folder"]
+Layout = Literal["birds", "attngan", "cub", "coco", "folder"]
 
 _NEEDS: dict[Layout, str] = {
     "birds": "settings.json and attributes.json beside images.txt and classes.txt",
+    "attngan": "train/filenames.pickle and captions.pickle (or captions_DAMSM.pickle)",
     "cub": "CUB_200_2011/, or images.txt and classes.txt",
     "coco": "annotations/captions_*.json, or captions_*2014.json beside train2014/ or val2014/",
     "folder": f"{CAPTION_LIST}, or images with a .txt file of captions beside each",
@@ -21,7 +23,7 @@ _SHOWN = 5
 
 
 def find_layout(root: Path) -> Layout:
-    """Return the first layout of birds, cub, coco, folder whose files are in `root`; nothing is read or written.
+    """Return the first layout, in the order of `Layout`, whose files are in `root`; nothing is read or written.
 
     Raises `UserError` when `root` is missing or a file, and else with what was found in it and what is needed.
     """
@@ -30,6 +32,8 @@ def find_layout(root: Path) -> Layout:
     has_lists = _has_files(root, "images.txt", "classes.txt")
     if has_lists and _has_files(root, "settings.json", "attributes.json"):
         return "birds"
+    if _is_attngan(root):
+        return "attngan"
     if has_lists or (root / "CUB_200_2011").is_dir():
         return "cub"
     if _is_coco(root):
@@ -42,6 +46,12 @@ def find_layout(root: Path) -> Layout:
 
 def _has_files(root: Path, *names: str) -> bool:
     return all((root / name).is_file() for name in names)
+
+
+def _is_attngan(root: Path) -> bool:
+    """Whether its metadata is there, all or a part of it: the reader then says what is missing."""
+    has_keys = any((root / folder / "filenames.pickle").is_file() for folder in ("train", "test", "val"))
+    return has_keys or caption_file(root) is not None
 
 
 def _is_coco(root: Path) -> bool:

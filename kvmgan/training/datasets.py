@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from kvmgan.config import DataOptions, Options, validate
+from kvmgan.data.attngan import caption_file, read_attngan, read_vocabulary
 from kvmgan.data.coco import read_coco
 from kvmgan.data.cub import read_cub
 from kvmgan.data.dataset import TextImageDataset
@@ -21,7 +22,7 @@ from kvmgan.errors import UndecodableError, UserError
 from kvmgan.runs.progress import Progress
 
 # The procedural birds lie on disk as CUB does.
-_READERS = {"birds": read_cub, "cub": read_cub, "coco": read_coco, "folder": read_folder}
+_READERS = {"birds": read_cub, "attngan": read_attngan, "cub": read_cub, "coco": read_coco, "folder": read_folder}
 
 
 @dataclass
@@ -98,23 +99,31 @@ def load_test_split(
 
 
 def load_splits(data: DataOptions, sizes: Sequence[int], root: Path, vocabulary: Vocabulary | None = None) -> Splits:
-    """Read both splits of the data in ``root``; the vocabulary is built over train then test captions unless given.
+    """Read both splits of the data in ``root``.
 
     Args:
+        vocabulary: by default the data's own, or built over train then test captions.
         sizes: sides of the pictures, ascending [pixels].
 
     Raises:
         UserError: for missing or unusable data, or a single training image.
     """
     records = load_records(data, root, "train")
-    if vocabulary is None:
-        everything = records + load_records(data, root, "test")
-        vocabulary = Vocabulary.build(caption for record in everything for caption in record.captions)
+    vocabulary = vocabulary or _vocabulary_of(data, root, records)
     train = _dataset(records, vocabulary, sizes, data.max_words)
     if len(train) < 2:
         raise UserError(f"{root} has {len(train)} usable training image: two are needed for a mismatched caption")
     test, truth = load_test_split(data, sizes, root, vocabulary)
     return Splits(train, test, vocabulary, truth)
+
+
+def _vocabulary_of(data: DataOptions, root: Path, records: Sequence[Record]) -> Vocabulary:
+    """The words that the data brings along, in their order, else those of its captions; ``records``: of training."""
+    path = caption_file(root) if data.name == "attngan" else None
+    if path is not None:
+        return read_vocabulary(path)
+    everything = [*records, *load_records(data, root, "test")]
+    return Vocabulary.build(caption for record in everything for caption in record.captions)
 
 
 def fit_to_data(options: Options, splits: Splits) -> Options:

@@ -9,13 +9,13 @@ from functools import cached_property
 from pathlib import Path
 
 from kvmgan.config import DataOptions, Options, validate
-from kvmgan.data.attngan import caption_file, read_attngan, read_vocabulary
-from kvmgan.data.coco import read_coco
-from kvmgan.data.cub import read_cub
 from kvmgan.data.dataset import TextImageDataset
-from kvmgan.data.folder import read_folder
-from kvmgan.data.layouts import find_layout
 from kvmgan.data.procedural.archive import AttributeTruth, ensure_birds, load_attributes
+from kvmgan.data.readers.attngan import caption_file, read_attngan, read_vocabulary
+from kvmgan.data.readers.coco import read_coco
+from kvmgan.data.readers.cub import read_cub
+from kvmgan.data.readers.folder import read_folder
+from kvmgan.data.readers.layouts import find_layout
 from kvmgan.data.records import Record, Split
 from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.errors import UndecodableError, UserError

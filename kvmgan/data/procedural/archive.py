@@ -1,6 +1,6 @@
 """Writes the procedural birds to disk in the layout of CUB-200-2011, with the truth about every attribute beside it.
 
-`kvmgan.data.cub` reads the result like the real data set. In addition to CUB's files there are:
+`kvmgan.data.readers.cub` reads the result like the real data set. In addition to CUB's files there are:
 
 - ``settings.json``: the `BirdsSettings` and the version of the drawings,
 - ``attributes.json``: attribute name -> its values,

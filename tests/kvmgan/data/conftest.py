@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kvmgan.data.cub import read_cub
 from kvmgan.data.dataset import TextImageDataset
 from kvmgan.data.procedural.archive import BirdsSettings, ensure_birds
+from kvmgan.data.readers.cub import read_cub
 from kvmgan.data.records import Record
 from kvmgan.data.vocabulary import Vocabulary
 

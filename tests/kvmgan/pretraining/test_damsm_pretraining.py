@@ -14,9 +14,9 @@ from kvmgan_training import CPU
 from safetensors.torch import load_file
 
 from kvmgan.config import DamsmOptions
-from kvmgan.data.cub import read_cub
 from kvmgan.data.dataset import TextImageDataset
 from kvmgan.data.procedural.archive import BirdsSettings, ensure_birds
+from kvmgan.data.readers.cub import read_cub
 from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.errors import UserError
 from kvmgan.pretraining import damsm_pretraining as module

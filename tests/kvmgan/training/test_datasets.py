@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from kvmgan.config import ClassifierOptions, DamsmOptions, DataOptions, ModelOptions, Options, TrainingOptions
-from kvmgan.data.cub import read_cub
 from kvmgan.data.procedural.archive import BirdsSettings, ensure_birds
+from kvmgan.data.readers.cub import read_cub
 from kvmgan.errors import UserError
 from kvmgan.training.datasets import data_root, fit_to_data, load_records, load_splits, with_layout
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kvmgan.data.cub import read_cub
 from kvmgan.data.procedural import archive
 from kvmgan.data.procedural.archive import BirdsSettings, ensure_birds, load_attributes
 from kvmgan.data.procedural.attributes import ATTRIBUTES, Species, make_species
+from kvmgan.data.readers.cub import read_cub
 from kvmgan.data.tokens import tokenize
 from kvmgan.errors import UserError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmgan.data.folder import read_folder
+from kvmgan.data.readers.folder import read_folder
 from kvmgan.errors import UserError
 
 

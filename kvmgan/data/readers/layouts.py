@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from kvmgan.data.attngan import caption_file
-from kvmgan.data.folder import CAPTION_LIST, check_folder, find_images
+from kvmgan.data.readers.attngan import caption_file
+from kvmgan.data.readers.folder import CAPTION_LIST, check_folder, find_images
 from kvmgan.errors import UserError
 
 Layout = Literal["birds", "attngan", "cub", "coco", "folder"]

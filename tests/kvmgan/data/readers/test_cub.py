@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmgan.data.cub import read_cub
+from kvmgan.data.readers.cub import read_cub
 from kvmgan.errors import UndecodableError, UserError
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmgan.data.coco import read_coco
+from kvmgan.data.readers.coco import read_coco
 from kvmgan.errors import UserError
 
 _IMAGE = '{"id": 1, "file_name": "a.jpg"}'

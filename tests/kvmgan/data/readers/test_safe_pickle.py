@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvmgan.data.safe_pickle import load_pickle
+from kvmgan.data.readers.safe_pickle import load_pickle
 from kvmgan.errors import UserError
 
 

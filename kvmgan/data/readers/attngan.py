@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from kvmgan.data.cub import read_boxes, read_image_names
+from kvmgan.data.readers.cub import read_boxes, read_image_names
+from kvmgan.data.readers.safe_pickle import load_pickle
 from kvmgan.data.records import Record, Split, check_split
-from kvmgan.data.safe_pickle import load_pickle
 from kvmgan.data.vocabulary import PADDING, Vocabulary
 from kvmgan.errors import UserError
 from kvmgan.files import read_lines

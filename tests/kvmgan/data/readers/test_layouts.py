@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmgan.data.layouts import find_layout
+from kvmgan.data.readers.layouts import find_layout
 from kvmgan.errors import UserError
 
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from python2_pickle import python2_pickle
 
-from kvmgan.data.attngan import read_attngan, read_vocabulary
-from kvmgan.data.layouts import find_layout
+from kvmgan.data.readers.attngan import read_attngan, read_vocabulary
+from kvmgan.data.readers.layouts import find_layout
 from kvmgan.errors import UserError
 
 WORDS = {0: "<end>", 1: "this", 2: "bird", 3: "red", 4: "crown", 5: "wei\xdf"}

@@ -276,22 +276,25 @@ def validate(options: Options) -> None:
         )
     if options.name is not None and (not options.name.strip() or "/" in options.name or "\\" in options.name):
         raise UserError(f"--name is {options.name!r}: it must be a name for a folder, without a slash")
-    if options.data.encoding is not None and not _is_text_encoding(options.data.encoding):
-        raise UserError(f"--data.encoding is {options.data.encoding!r}: Python knows no text encoding of that name")
+    check_encoding(options.data.encoding, "--data.encoding")
     if options.data.name != "birds" and options.data.root is None:
         raise UserError(
             f"--data.root is missing: say where the {options.data.name} data is, for instance --data.root data"
         )
 
 
-def _is_text_encoding(name: str) -> bool:
+def check_encoding(name: str | None, option: str) -> None:
+    """Find out whether Python knows a text encoding, or None is named.
+
+    Raises:
+        UserError: names ``option`` and what came.
+    """
     try:
-        b"abcd".decode(name)
+        b"abcd".decode("utf-8" if name is None else name)
     except LookupError:
-        return False
+        raise UserError(f"{option} is {name!r}: Python knows no text encoding of that name") from None
     except UnicodeError:
-        return True
-    return True
+        return
 
 
 def flatten(options: Any, prefix: str = "") -> dict[str, Any]:

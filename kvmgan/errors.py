@@ -8,5 +8,9 @@ class UserError(Exception):
     """
 
 
+class MissingFileError(UserError):
+    """A file that something else names isn't there."""
+
+
 class UndecodableError(UserError):
     """A text file in an encoding that wasn't named."""

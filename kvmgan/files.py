@@ -19,7 +19,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from kvmgan.errors import UndecodableError, UserError
+from kvmgan.errors import MissingFileError, UndecodableError, UserError
 
 TEMPORARY = ".tmp-"
 # The longer ones first: the mark of UTF-32 in little-endian order begins with that of UTF-16.
@@ -104,7 +104,7 @@ def read_text(path: Path, purpose: str, encoding: str | None = None) -> str:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: it should hold {purpose}") from None
+        raise MissingFileError(f"{path} is missing: it should hold {purpose}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): it should hold {purpose}") from None
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +28,17 @@ class Record:
     class_id: int
     captions: tuple[str, ...]
     box: tuple[float, float, float, float] | None = None
+
+
+@contextmanager
+def collected(problems: list[UserError] | None) -> Iterator[None]:
+    """Put what is wrong with a single record into `problems`, so that the reader goes on without it; None raises it."""
+    try:
+        yield
+    except UserError as problem:
+        if problems is None:
+            raise
+        problems.append(problem)
 
 
 def check_split(split: str) -> None:

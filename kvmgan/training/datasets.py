@@ -15,7 +15,7 @@ from kvmgan.data.readers.attngan import caption_file, read_attngan, read_vocabul
 from kvmgan.data.readers.coco import read_coco
 from kvmgan.data.readers.cub import read_cub
 from kvmgan.data.readers.folder import read_folder
-from kvmgan.data.readers.layouts import find_layout
+from kvmgan.data.readers.layouts import settle_layout
 from kvmgan.data.records import Record, Split
 from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.errors import UndecodableError, UserError
@@ -45,7 +45,7 @@ class Splits:
 
 
 def with_layout(data: DataOptions) -> DataOptions:
-    """The settings with the layout found out where only a root is given.
+    """The settings with the layout found out where only a root is given, or where released metadata lies there.
 
     Raises:
         UserError: if the root is no folder, or holds no layout that is known.
@@ -54,19 +54,20 @@ def with_layout(data: DataOptions) -> DataOptions:
         return data
     if not data.root.is_dir():
         raise UserError(f"the data folder {data.root} is missing: --data.root names the folder that holds the data")
-    if data.name != "birds":
-        return data
-    return replace(data, name=find_layout(data.root))
+    return replace(data, name=settle_layout(data.name, data.root))
 
 
-def load_records(data: DataOptions, root: Path, split: Split) -> list[Record]:
+def load_records(data: DataOptions, root: Path, split: Split, problems: list[UserError] | None = None) -> list[Record]:
     """The records of one split of the data in ``root``; drawn birds are read as CUB is.
+
+    Args:
+        problems: takes what is wrong with single images, which are then left out, instead of raising it.
 
     Raises:
         UserError: for whatever is missing in ``root``, or can't be decoded.
     """
     try:
-        return _READERS[data.name](root, split, data.encoding)
+        return _READERS[data.name](root, split, data.encoding, problems)
     except UndecodableError as error:
         raise UserError(f"{error}; save it in UTF-8, or name its encoding by --data.encoding") from None
 
@@ -109,7 +110,10 @@ def load_splits(data: DataOptions, sizes: Sequence[int], root: Path, vocabulary:
         UserError: for missing or unusable data, or a single training image.
     """
     records = load_records(data, root, "train")
-    vocabulary = vocabulary or _vocabulary_of(data, root, records)
+    vocabulary = vocabulary or own_vocabulary(data, root)
+    if vocabulary is None:
+        everything = [*records, *load_records(data, root, "test")]
+        vocabulary = Vocabulary.build(caption for record in everything for caption in record.captions)
     train = _dataset(records, vocabulary, sizes, data.max_words)
     if len(train) < 2:
         raise UserError(f"{root} has {len(train)} usable training image: two are needed for a mismatched caption")
@@ -117,13 +121,10 @@ def load_splits(data: DataOptions, sizes: Sequence[int], root: Path, vocabulary:
     return Splits(train, test, vocabulary, truth)
 
 
-def _vocabulary_of(data: DataOptions, root: Path, records: Sequence[Record]) -> Vocabulary:
-    """The words that the data brings along, in their order, else those of its captions; ``records``: of training."""
+def own_vocabulary(data: DataOptions, root: Path) -> Vocabulary | None:
+    """The words that the data in ``root`` brings along, in their order, if it does."""
     path = caption_file(root) if data.name == "attngan" else None
-    if path is not None:
-        return read_vocabulary(path)
-    everything = [*records, *load_records(data, root, "test")]
-    return Vocabulary.build(caption for record in everything for caption in record.captions)
+    return read_vocabulary(path) if path is not None else None
 
 
 def fit_to_data(options: Options, splits: Splits) -> Options:

@@ -24,7 +24,7 @@ import numpy as np
 
 from kvmgan.data.readers.cub import read_boxes, read_image_names
 from kvmgan.data.readers.safe_pickle import load_pickle
-from kvmgan.data.records import Record, Split, check_split
+from kvmgan.data.records import Record, Split, check_split, collected
 from kvmgan.data.vocabulary import PADDING, Vocabulary
 from kvmgan.errors import UserError
 from kvmgan.files import read_lines
@@ -34,31 +34,38 @@ _SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}
 _IMAGE_FOLDERS = {"train": ("", "train2014"), "test": ("", "val2014")}
 
 
-def read_attngan(root: Path, split: Split, encoding: str | None = None) -> list[Record]:
+def read_attngan(
+    root: Path, split: Split, encoding: str | None = None, problems: list[UserError] | None = None
+) -> list[Record]:
     """Return the records of one split in the order of its ``filenames.pickle``.
 
     Captions of ``captions.pickle`` come as the words that their indices stand for. An image file that is missing is
     left to `TextImageDataset`, which skips and counts it. ``encoding``: of captions in ``text/`` that are no UTF-8.
     Raises `UserError` naming any other file that is missing, damaged or of another size than the others, and a key
-    that both splits have.
+    that both splits have; ``problems``, where it is given, takes what is wrong with single images instead.
     """
     check_split(split)
     root = Path(root)
     keys = _read_keys(root, split)
     _check_other_split(root, split, keys)
     path = caption_file(root)
-    captions = _read_indexed(path, split, len(keys)) if path else _read_texts(root / "text", keys, encoding)
+    if path is None and not (root / "text").is_dir():
+        names = " or ".join(CAPTION_FILES)
+        raise UserError(f"{root / names} is missing, and so is {root / 'text'}, the captions as <key>.txt")
+    indexed = _read_indexed(path, split, len(keys)) if path else None
     classes = _read_classes(root, split, len(keys))
     birds = root / "CUB_200_2011"
     boxes = read_boxes(birds, read_image_names(birds)) if birds.is_dir() else {}
     images = (birds if birds.is_dir() else root) / "images"
     folder = _image_folder(images, split, keys[0])
     records = []
-    for key, class_id, texts in zip(keys, classes, captions, strict=True):
-        name = f"{key}.jpg"
-        if boxes and name not in boxes:
-            raise UserError(f"{birds / 'images.txt'} doesn't list {name}, which {split}/filenames.pickle names")
-        records.append(Record(key, folder / name, class_id, texts, boxes.get(name)))
+    for number, key in enumerate(keys):
+        with collected(problems):
+            name = f"{key}.jpg"
+            if boxes and name not in boxes:
+                raise UserError(f"{birds / 'images.txt'} doesn't list {name}, which {split}/filenames.pickle names")
+            captions = indexed[number] if indexed else _read_text(root / "text" / f"{key}.txt", encoding)
+            records.append(Record(key, folder / name, classes[number], captions, boxes.get(name)))
     return records
 
 
@@ -142,17 +149,11 @@ def _read_indexed(path: Path, split: str, count: int) -> list[tuple[str, ...]]:
     return [tuple(texts[start : start + each]) for start in range(0, len(texts), each)]
 
 
-def _read_texts(folder: Path, keys: Iterable[str], encoding: str | None) -> list[tuple[str, ...]]:
-    if not folder.is_dir():
-        names = " or ".join(CAPTION_FILES)
-        raise UserError(f"{folder.parent / names} is missing, and so is {folder}, the captions as <key>.txt")
-    texts = []
-    for key in keys:
-        lines = read_lines(folder / f"{key}.txt", "the captions of an image, one a line", encoding)
-        if not lines:
-            raise UserError(f"{folder / key}.txt is empty: it should hold the captions of an image, one a line")
-        texts.append(tuple(lines))
-    return texts
+def _read_text(path: Path, encoding: str | None) -> tuple[str, ...]:
+    lines = tuple(read_lines(path, "the captions of an image, one a line", encoding))
+    if not lines:
+        raise UserError(f"{path} is empty: it should hold the captions of an image, one a line")
+    return lines
 
 
 def _read_pickle(path: Path) -> list[Any]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from kvmgan.data.records import Record, Split, check_split
+from kvmgan.data.records import Record, Split, check_split, collected
 from kvmgan.errors import UserError
 from kvmgan.files import read_lines
 
@@ -26,12 +26,15 @@ _SPLIT_FILES = {"train": "trainvalclasses.txt", "test": "testclasses.txt"}
 _SPLIT_LINES = "the classes of a split, one a line"
 
 
-def read_cub(root: Path, split: Split, encoding: str | None = None) -> list[Record]:
+def read_cub(
+    root: Path, split: Split, encoding: str | None = None, problems: list[UserError] | None = None
+) -> list[Record]:
     """Return the records of one split, in the order of ``images.txt``; ``class_id`` is the class number less one.
 
     An image file that is missing or corrupt is left to `TextImageDataset`, which skips and counts it. ``encoding``: of
     captions that are no UTF-8. Raises `UserError` naming any other file that is missing, malformed or without a
-    caption, a class that both splits name, and an image or class that is listed twice.
+    caption, a class that both splits name, and an image or class that is listed twice; ``problems``, where it is given,
+    takes what is wrong with single images instead.
     """
     check_split(split)
     root = Path(root)
@@ -46,12 +49,13 @@ def read_cub(root: Path, split: Split, encoding: str | None = None) -> list[Reco
     text = _text_folder(root, base)
     records = []
     for number, name in images.items():
-        label = _lookup(labels, number, base / "image_class_labels.txt")
-        if _lookup(classes, label, base / "classes.txt") not in wanted:
-            continue
-        key = name.rpartition(".")[0]
-        captions = _read_captions(text / f"{key}.txt", encoding)
-        records.append(Record(key, base / "images" / name, int(label) - 1, captions, boxes[name]))
+        with collected(problems):
+            label = _lookup(labels, number, base / "image_class_labels.txt")
+            if _lookup(classes, label, base / "classes.txt") not in wanted:
+                continue
+            key = name.rpartition(".")[0]
+            captions = _read_captions(text / f"{key}.txt", encoding)
+            records.append(Record(key, base / "images" / name, int(label) - 1, captions, boxes[name]))
     if not records:
         raise UserError(f"no image of {base / 'images.txt'} belongs to the {split} split")
     return records

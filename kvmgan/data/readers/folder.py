@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kvmgan.data.records import IMAGE_SUFFIXES, Record, Split, check_split
-from kvmgan.errors import UserError
+from kvmgan.data.records import IMAGE_SUFFIXES, Record, Split, check_split, collected
+from kvmgan.errors import MissingFileError, UserError
 from kvmgan.files import read_lines
 
 CAPTION_LIST = "captions.jsonl"
@@ -31,18 +31,21 @@ _TEST_SHARE = 0.1
 _LITTER = {"__macosx", "@eadir", "$recycle.bin", "#recycle", "system volume information", "lost+found"}
 
 
-def read_folder(root: Path, split: Split, encoding: str | None = None) -> list[Record]:
+def read_folder(
+    root: Path, split: Split, encoding: str | None = None, problems: list[UserError] | None = None
+) -> list[Record]:
     """Return the images of one split in the order of their keys; every image is a class of its own.
 
     The sorted images are shuffled with a fixed seed; the last tenth (at least one) is the test split. ``encoding``: of
     captions that are no UTF-8.
     Raises `UserError` naming what is missing or malformed: captions of an image, an image of ``captions.jsonl``,
-    or all but one image.
+    or all but one image; ``problems``, where it is given, takes what is wrong with single images instead.
     """
     check_split(split)
     root = Path(root)
     check_folder(root)
-    described = _read_list(root, encoding) if (root / CAPTION_LIST).exists() else _read_pairs(root, encoding)
+    read = _read_list if (root / CAPTION_LIST).exists() else _read_pairs
+    described = read(root, encoding, problems)
     if len(described) < 2:
         raise UserError(f"{root} holds {len(described)} captioned images: at least two are needed, one for each split")
     names = sorted(described)
@@ -84,7 +87,7 @@ def _check_keys(records: list[Record]) -> None:
             raise UserError(f"{other} and {record.image_path} differ in their ending only: rename one")
 
 
-def _read_pairs(root: Path, encoding: str | None) -> dict[str, tuple[str, ...]]:
+def _read_pairs(root: Path, encoding: str | None, problems: list[UserError] | None) -> dict[str, tuple[str, ...]]:
     """Return the captions of every image under `root` by its path inside it."""
     paths = sorted(find_images(root))
     if not paths:
@@ -96,24 +99,26 @@ def _read_pairs(root: Path, encoding: str | None) -> dict[str, tuple[str, ...]]:
         )
     described = {}
     for path in paths:
-        captions = tuple(read_lines(path.with_suffix(".txt"), f"the captions of {path.name}, one a line", encoding))
-        if not captions:
-            raise UserError(f"{path.with_suffix('.txt')} is empty: it should hold the captions of {path.name}")
-        described[path.relative_to(root).as_posix()] = captions
+        with collected(problems):
+            captions = tuple(read_lines(path.with_suffix(".txt"), f"the captions of {path.name}, one a line", encoding))
+            if not captions:
+                raise UserError(f"{path.with_suffix('.txt')} is empty: it should hold the captions of {path.name}")
+            described[path.relative_to(root).as_posix()] = captions
     return described
 
 
-def _read_list(root: Path, encoding: str | None) -> dict[str, tuple[str, ...]]:
+def _read_list(root: Path, encoding: str | None, problems: list[UserError] | None) -> dict[str, tuple[str, ...]]:
     """Return the captions of every image that ``captions.jsonl`` names."""
     path = root / CAPTION_LIST
     described: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(read_lines(path, "one JSON object a line", encoding), start=1):
-        name, captions = _parse(line, f"{path}, entry {number}")
-        if not (root / name).is_file():
-            raise UserError(f"{path}, entry {number}: the image {root / name} is missing")
-        if name in described:
-            raise UserError(f"{path}, entry {number}: the image {name} comes twice")
-        described[name] = captions
+        with collected(problems):
+            name, captions = _parse(line, f"{path}, entry {number}")
+            if not (root / name).is_file():
+                raise MissingFileError(f"{path}, entry {number}: the image {root / name} is missing")
+            if name in described:
+                raise UserError(f"{path}, entry {number}: the image {name} comes twice")
+            described[name] = captions
     return described
 
 

@@ -19,6 +19,8 @@ _NEEDS: dict[Layout, str] = {
     "coco": "annotations/captions_*.json, or captions_*2014.json beside train2014/ or val2014/",
     "folder": f"{CAPTION_LIST}, or images with a .txt file of captions beside each",
 }
+# The lists that tell the splits of a data set that may lie there with AttnGAN's metadata, too.
+_OWN_LISTS: dict[Layout, str] = {"cub": "t*classes.txt", "coco": "captions_*2014.json"}
 _SHOWN = 5
 
 
@@ -42,6 +44,21 @@ def find_layout(root: Path) -> Layout:
         return "folder"
     needs = "; ".join(f"{layout}: {files}" for layout, files in _NEEDS.items())
     raise UserError(f"{root} is no data set that is known: it holds {_contents(root)}; expected one of {needs}")
+
+
+def settle_layout(name: Layout, root: Path) -> Layout:
+    """Return the layout to read `root` by, where a preset or user named one.
+
+    "birds" is found out, since birds are drawn where no root is named. "cub" and "coco" may lie there with AttnGAN's
+    metadata instead of their own lists. Raises `UserError` as `find_layout` does.
+    """
+    if name == "birds":
+        return find_layout(root)
+    own = _OWN_LISTS.get(name)
+    places = (root, root / "CUB_200_2011", root / "annotations")
+    if own and _is_attngan(root) and not any(any(place.glob(own)) for place in places):
+        return "attngan"
+    return name
 
 
 def _has_files(root: Path, *names: str) -> bool:

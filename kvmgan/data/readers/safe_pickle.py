@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kvmgan.errors import UserError
+from kvmgan.errors import MissingFileError, UserError
 
 # What damaged pickles and those of other things raise.
 _BROKEN = (
@@ -42,7 +42,7 @@ def load_pickle(path: Path, purpose: str, *, strings: str = "latin1") -> Any:
         with path.open("rb") as file:
             return _DataUnpickler(file, encoding=strings).load()
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: it should hold {purpose}") from None
+        raise MissingFileError(f"{path} is missing: it should hold {purpose}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): it should hold {purpose}") from None
     except ForbiddenError as error:

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from miniature_data import MINIATURES
 from PIL import Image
 
 from kvmgan.config import ClassifierOptions, DamsmOptions, DataOptions, ModelOptions, Options, TrainingOptions
@@ -77,6 +78,17 @@ def test_another_encoding_is_named_by_an_option(pictures: Path) -> None:
         load_splits(data, SIZES, pictures)
     splits = load_splits(dataclasses.replace(data, encoding="utf-16-le"), SIZES, pictures)
     assert "vogel" in splits.vocabulary.words
+
+
+@pytest.mark.parametrize(("preset", "miniature"), [("cub", "attngan"), ("coco", "dfgan")])
+def test_a_preset_takes_its_data_in_either_layout(tmp_path: Path, preset: str, miniature: str) -> None:
+    """With AttnGAN's metadata alone it is read by that, with the lists of the public archive by them."""
+    MINIATURES[miniature](tmp_path)
+    data = DataOptions(name=preset, root=tmp_path)
+    assert with_layout(data).name == "attngan"
+    MINIATURES[preset](tmp_path)
+    assert with_layout(data).name == preset
+    assert with_layout(DataOptions(root=tmp_path)).name == "attngan"
 
 
 def test_nothing_is_written_into_a_data_root(birds: Path, tmp_path: Path) -> None:

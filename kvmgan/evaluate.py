@@ -18,7 +18,7 @@ from kvmgan.metrics.metric_rows import append_metrics, format_metrics
 from kvmgan.runs.interruption import SignalGuard
 from kvmgan.runs.run_folder import metrics_path
 from kvmgan.training.checkpoint import load_checkpoint
-from kvmgan.training.datasets import data_root, load_test_split
+from kvmgan.training.datasets import data_root, find_prepared, load_test_split
 from kvmgan.training.device import resolve_device, set_threads
 from kvmgan.training.evaluation import Evaluator
 
@@ -62,7 +62,8 @@ def _evaluate(argv: Sequence[str]) -> None:
         options = _resolved(first, argv, checkpoint.options)
         encoders = checkpoint.encoders().to(device)
         root = data_root(options.data, first.cache_dir)
-        dataset, truth = load_test_split(options.data, options.sizes, root, encoders.vocabulary)
+        prepared = find_prepared(first.cache_dir, root, options.sizes)
+        dataset, truth = load_test_split(options.data, options.sizes, root, encoders.vocabulary, prepared)
         metrics = metrics_path(checkpoint.folder)
         # Nothing is added yet: a file that can't be written is found before the scoring.
         append_metrics(metrics, [], checkpoint.step)

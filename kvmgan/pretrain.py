@@ -16,7 +16,7 @@ from kvmgan.config_file import to_yaml
 from kvmgan.metrics.metric_rows import format_metrics
 from kvmgan.runs.interruption import SignalGuard
 from kvmgan.runs.progress import Phases
-from kvmgan.training.datasets import data_root, fit_to_data, load_splits
+from kvmgan.training.datasets import data_root, find_prepared, fit_to_data, load_splits
 from kvmgan.training.device import resolve_device, set_threads
 from kvmgan.training.encoder_cache import ensure_encoders
 from kvmgan.training.evaluation import Evaluator
@@ -56,7 +56,9 @@ def _pretrain(argv: Sequence[str]) -> None:
         options = prepare(command.options, {"--cache-dir": command.cache_dir}, device)
         root = data_root(options.data, command.cache_dir)
         phases.end("drawing")
-        splits = load_splits(options.data, options.sizes, root)
+        splits = load_splits(
+            options.data, options.sizes, root, prepared=find_prepared(command.cache_dir, root, options.sizes)
+        )
         options = fit_to_data(options, splits)
         phases.end("loading")
         encoders = ensure_encoders(splits, options, command.cache_dir, device, phases, guard)

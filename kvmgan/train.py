@@ -25,7 +25,7 @@ from kvmgan.runs.interruption import SignalGuard
 from kvmgan.runs.progress import Phases
 from kvmgan.runs.run_folder import RunFolder
 from kvmgan.training.checkpoint import Checkpoint, load_checkpoint
-from kvmgan.training.datasets import Splits, data_root, fit_to_data, load_splits
+from kvmgan.training.datasets import Splits, data_root, find_prepared, fit_to_data, load_splits
 from kvmgan.training.device import resolve_device, set_products, set_threads
 from kvmgan.training.encoder_cache import ensure_encoders
 from kvmgan.training.loop import Loop
@@ -154,7 +154,8 @@ def _begin(
 def _load(options: Options, cache_dir: Path, vocabulary: Vocabulary | None, phases: Phases) -> Splits:
     root = data_root(options.data, cache_dir)
     phases.end("drawing")
-    splits = load_splits(options.data, options.sizes, root, vocabulary)
+    prepared = find_prepared(cache_dir, root, options.sizes)
+    splits = load_splits(options.data, options.sizes, root, vocabulary, prepared)
     print(f"data: {root} ({options.data.name}): {len(splits.train)} train and {len(splits.test)} test images")
     phases.end("loading")
     return splits

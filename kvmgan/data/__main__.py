@@ -1,11 +1,11 @@
-"""Look at data before anything is trained on it: ``python -m kvmgan.data inspect FOLDER``."""
+"""Look at data before anything is trained on it, and keep it decoded: ``python -m kvmgan.data inspect FOLDER``."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,18 +13,21 @@ import torch
 import tyro
 
 from kvmgan.bounds import Bound, Count, Seed, check_bounds
-from kvmgan.command_line import parse, run_command
+from kvmgan.command_line import default_cache_dir, parse, run_command
 from kvmgan.config import DataOptions, check_encoding
 from kvmgan.data.dataset import TextImageDataset
 from kvmgan.data.inspection import Finding, SplitCounts, inspect_records
-from kvmgan.data.pixels import to_scales
+from kvmgan.data.pixels import stored_side, to_scales
+from kvmgan.data.prepared import PreparedImages, prepare_images, prepared_folder
 from kvmgan.data.readers.folder import check_folder
 from kvmgan.data.records import Record
 from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.errors import UserError
 from kvmgan.figures.pictures import save_png
 from kvmgan.figures.sample_grid import sample_grid
+from kvmgan.files import check_writable, exclusive
 from kvmgan.random_streams import numpy_stream
+from kvmgan.runs.interruption import SignalGuard
 from kvmgan.runs.progress import Progress
 from kvmgan.training.datasets import load_records, own_vocabulary, with_layout
 
@@ -33,8 +36,8 @@ _SHOWN = 16
 
 
 @dataclass(frozen=True)
-class InspectCommand:
-    """Count what a folder holds, draw pictures as training sees them, and list what is missing, broken or doubtful."""
+class DataCommand:
+    """What both commands are told of the data."""
 
     folder: tyro.conf.Positional[Path]
     """Folder of the data, as --data.root names it; it is only read."""
@@ -44,6 +47,31 @@ class InspectCommand:
     """Encoding of caption files that have no byte order mark and aren't UTF-8."""
     size: Annotated[int, Bound(least=16)] = 64
     """Side of the pictures that are to be trained on [pixels]."""
+
+    def settings(self) -> DataOptions:
+        """The settings of the data, its layout found out.
+
+        Raises:
+            UserError: for a folder that is none, or of no known layout, and settings out of their bounds.
+        """
+        check_bounds(self)
+        check_encoding(self.encoding, "--encoding")
+        check_folder(self.folder)
+        return with_layout(DataOptions(name=self.name or "birds", root=self.folder, encoding=self.encoding))
+
+
+@dataclass(frozen=True)
+class PrepareCommand(DataCommand):
+    """Decode, crop and resize all images once, into the cache folder; training finds them there."""
+
+    cache_dir: Path = field(default_factory=default_cache_dir)
+    """Folder for decoded images."""
+
+
+@dataclass(frozen=True)
+class InspectCommand(DataCommand):
+    """Count what a folder holds, draw pictures as training sees them, and list what is missing, broken or doubtful."""
+
     max_words: Count = 18
     """Words kept of a caption in training [words]."""
     sheet: Path = Path("inspection.png")
@@ -52,23 +80,51 @@ class InspectCommand:
     """Seed of which pictures are drawn, with which crop, facing and caption."""
 
 
+_COMMANDS = {"inspect": InspectCommand, "prepare": PrepareCommand}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status, 2 where something is missing or broken."""
+    """Run the command; returns the exit status, 2 where ``inspect`` finds something missing or broken."""
     return run_command(_dispatch, argv)
 
 
 def _dispatch(argv: Sequence[str]) -> None:
-    if not argv or argv[0] != "inspect":
-        raise UserError(f"{PROG} takes the command inspect, got {argv[0] if argv else 'none'}: {PROG} inspect FOLDER")
-    command = parse(InspectCommand, argv[1:], prog=f"{PROG} inspect")
-    check_bounds(command)
-    check_encoding(command.encoding, "--encoding")
-    check_folder(command.folder)
-    _inspect(command)
+    name = argv[0] if argv else "none"
+    if name not in _COMMANDS:
+        raise UserError(f"{PROG} takes the command inspect or prepare, got {name}: {PROG} inspect FOLDER")
+    command = parse(_COMMANDS[name], argv[1:], prog=f"{PROG} {name}")
+    if isinstance(command, PrepareCommand):
+        _prepare(command)
+    else:
+        _inspect(command)
+
+
+def _prepare(command: PrepareCommand) -> None:
+    """Shards that are whole stay: a stopped command goes on where it was, and a changed image is decoded again."""
+    data, side = command.settings(), stored_side(command.size)
+    records = [record for split in ("train", "test") for record in load_records(data, command.folder, split)]
+    check_writable(command.cache_dir, "--cache-dir")
+    folder = prepared_folder(command.cache_dir, command.folder, side)
+    guard = SignalGuard("what is decoded is kept; the same command goes on")
+    with guard, exclusive(folder), Progress("decoding", len(records)) as progress:
+        prepare_images(folder, records, side, lambda count: _advance(progress, count))
+    prepared = PreparedImages(folder)
+    broken = [(record.image_path, text) for record in records if (text := prepared.reason(record)) is not None]
+    for path, text in broken:
+        print(f"warning: {path}: {text}")
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 2**30
+    kept = f"{len(records) - len(broken)} images of {data.name} for pictures of {command.size} pixels"
+    print(f"prepared: {kept} in {folder}, {size:.2f} GiB")
+
+
+def _advance(progress: Progress, count: int) -> None:
+    for _ in range(count):
+        progress.advance(1)
+    progress.report({})
 
 
 def _inspect(command: InspectCommand) -> None:
-    data = with_layout(DataOptions(name=command.name or "birds", root=command.folder, encoding=command.encoding))
+    data = command.settings()
     splits, findings = _read(data, command.folder)
     with Progress("looking at images", sum(map(len, splits.values()))) as progress:
         found, usable = inspect_records(splits, command.size, lambda: progress.advance(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -16,12 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kvmgan.data.pixels import DECODING_ERRORS, crop, decode, read_kept_shape, stored_side
+from kvmgan.data.pixels import DECODING_ERRORS, crop, decode, read_kept_shape, reason, stored_side
+from kvmgan.data.prepared import PreparedImages
 from kvmgan.data.records import Record
 from kvmgan.data.vocabulary import Vocabulary, select_words
 from kvmgan.errors import UserError
 
 _MEMORY_LIMIT = 2 * 1024**3
+# Bytes of memory that an image needs which was prepared.
+_MAPPED = 0
 _log = logging.getLogger(__name__)
 
 
@@ -90,6 +94,7 @@ class TextImageDataset:
         max_words: int,
         memory_limit: int = _MEMORY_LIMIT,
         progress: Callable[[int, int], None] | None = None,
+        prepared: PreparedImages | None = None,
     ) -> None:
         """Encode the captions and decode the images.
 
@@ -97,6 +102,7 @@ class TextImageDataset:
         max_words: words of a caption that are kept (T).
         memory_limit: bytes; if all pixels need more, images are decoded whenever they are asked for.
         progress: called with the number of images read and the total.
+        prepared: images that were decoded before, at this size; they need no memory and are read from there.
 
         An image that cannot be decoded, or whose captions hold no known word, is left out and listed in `skipped`.
         Raises `UserError` for impossible sizes or `max_words`, and when no record is usable.
@@ -108,13 +114,19 @@ class TextImageDataset:
         self._side = stored_side(self.sizes[-1])
         self.skipped: list[tuple[Path, str]] = []
         described = self._encode_captions(records)
-        self._pixels = self._load(described, memory_limit, progress)
+        self._prepared = prepared
+        self._load(described, memory_limit, progress)
         if not self.records:
             raise UserError(self._nothing_usable(len(records)))
 
     def __len__(self) -> int:
         """Return the number of usable records."""
         return len(self.records)
+
+    @property
+    def decoded_on_demand(self) -> int:
+        """How many images are neither in memory nor prepared."""
+        return sum(kept is None and not mapped for kept, mapped in zip(self._pixels, self._is_mapped, strict=True))
 
     def limited(self, max_words: int) -> TextImageDataset:
         """Return the same records and pixels with another word limit; nothing is decoded or copied, `skipped` is one.
@@ -191,40 +203,50 @@ class TextImageDataset:
         described: list[tuple[Record, dict[int, list[int]]]],
         memory_limit: int,
         progress: Callable[[int, int], None] | None,
-    ) -> list[NDArray[np.uint8]] | None:
-        """Set `records` to those whose image can be read; return their pixels, or None if memory can't hold them."""
-        total = len(described)
+    ) -> None:
+        """Set `records` to those whose image can be read, `_pixels` to their pixels, None where they stay on disk."""
+        records = [record for record, _ in described]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            results: list[int | str | NDArray[np.uint8]] = list(pool.map(self._bytes_of, described))
-            fits = sum(result for result in results if isinstance(result, int)) < memory_limit
-            # Headers alone are enough to know what can be decoded later.
-            read = pool.map(self._decode, described) if fits else iter(results)
+            results: list[int | str | NDArray[np.uint8]] = list(pool.map(self._bytes_of, records))
+            if sum(result for result in results if isinstance(result, int)) < memory_limit:
+                read = pool.map(self._keep, records, results)
+            else:
+                # The headers tell what can be decoded later.
+                read = iter(results)
             for number, result in enumerate(read):
                 results[number] = result
                 if progress is not None:
-                    progress(number + 1, total)
+                    progress(number + 1, len(records))
         good = [number for number, result in enumerate(results) if not isinstance(result, str)]
-        for (record, _), result in zip(described, results, strict=True):
+        for record, result in zip(records, results, strict=True):
             if isinstance(result, str):
                 self.skipped.append((record.image_path, result))
-        self.records = [described[number][0] for number in good]
+        self.records = [records[number] for number in good]
         self._encoded = [described[number][1] for number in good]
-        return [results[number] for number in good] if fits else None
+        kept = [results[number] for number in good]
+        self._pixels = [None if isinstance(result, int) else result for result in kept]
+        self._is_mapped = [isinstance(result, int) and result == _MAPPED for result in kept]
 
-    def _bytes_of(self, item: tuple[Record, dict[int, list[int]]]) -> int | str:
-        """Return how many bytes the pixels of a record will take, from the file's header, or why it cannot be read."""
+    def _bytes_of(self, record: Record) -> int | str:
+        """Return how many bytes of memory the pixels of a record will take, or why they cannot be read."""
+        if self._prepared is not None and record in self._prepared:
+            return self._prepared.reason(record) or _MAPPED
         try:
-            height, width = read_kept_shape(item[0].image_path, item[0].box, self._side)
+            height, width = read_kept_shape(record.image_path, record.box, self._side)
         except DECODING_ERRORS as error:
-            return _reason(error)
+            return reason(error)
         return 3 * height * width
 
-    def _decode(self, item: tuple[Record, dict[int, list[int]]]) -> NDArray[np.uint8] | str:
+    def _keep(self, record: Record, needed: int | str) -> NDArray[np.uint8] | int | str:
+        """Return the pixels of a record that needs memory and can be read, else what is known of it."""
+        return needed if isinstance(needed, str) or needed == _MAPPED else self._decode(record)
+
+    def _decode(self, record: Record) -> NDArray[np.uint8] | str:
         """Return the pixels of a record or why they cannot be read."""
         try:
-            return decode(item[0].image_path, item[0].box, self._side)
+            return decode(record.image_path, record.box, self._side)
         except DECODING_ERRORS as error:
-            return _reason(error)
+            return reason(error)
 
     def _readable(self, index: int) -> tuple[int, NDArray[np.uint8]]:
         """Return the pixels of record `index`, or of the next record whose image can be read, with its index.
@@ -234,10 +256,8 @@ class TextImageDataset:
         """
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside the {len(self)} records")
-        if self._pixels is not None:
-            return index, self._pixels[index]
-        for candidate in [*range(index, len(self)), *range(index)]:
-            result = self._decode((self.records[candidate], {}))
+        for candidate in itertools.chain(range(index, len(self)), range(index)):
+            result = self._pixels_of(candidate)
             if not isinstance(result, str):
                 return candidate, result
             entry = (self.records[candidate].image_path, result)
@@ -246,17 +266,18 @@ class TextImageDataset:
                 _log.warning("skipping %s: %s", *entry)
         raise UserError(self._nothing_usable(len(self.records)))
 
+    def _pixels_of(self, index: int) -> NDArray[np.uint8] | str:
+        """Return the pixels of record `index`, from memory, from what was prepared or from its file, or why not."""
+        if self._is_mapped[index]:
+            return self._prepared.pixels(self.records[index])
+        kept = self._pixels[index]
+        return self._decode(self.records[index]) if kept is None else kept
+
     def _nothing_usable(self, total: int) -> str:
         if not self.skipped:
             return "the data set is empty: it holds no record"
         path, reason = self.skipped[0]
         return f"none of the {total} images is usable; the first is {path}: {reason}"
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "the file is missing"
-    return f"the image cannot be decoded ({error})"
 
 
 def _check_max_words(max_words: int) -> None:

@@ -70,6 +70,11 @@ def read_kept_shape(path: Path, box: Box | None, side: int) -> tuple[int, int]:
         return kept_shape(*shown_size(image, upright=box is None), box, side)
 
 
+def reason(error: Exception) -> str:
+    """Return in words why an image can't be used; `error` is one of `DECODING_ERRORS`."""
+    return "the file is missing" if isinstance(error, FileNotFoundError) else f"the image cannot be decoded ({error})"
+
+
 def crop(pixels: NDArray[np.uint8], size: int, vertical: float, horizontal: float) -> NDArray[np.uint8]:
     """Return a view (size, size, 3) of `pixels`; 0 to 1 moves it from the top to the bottom, from left to right."""
     top = round(vertical * (pixels.shape[0] - size))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from kvmgan.config import DataOptions, Options, validate
 from kvmgan.data.dataset import TextImageDataset
+from kvmgan.data.pixels import stored_side
+from kvmgan.data.prepared import PreparedImages, prepared_folder
 from kvmgan.data.procedural.archive import AttributeTruth, ensure_birds, load_attributes
 from kvmgan.data.readers.attngan import caption_file, read_attngan, read_vocabulary
 from kvmgan.data.readers.coco import read_coco
@@ -92,19 +94,30 @@ def data_root(data: DataOptions, cache_dir: Path) -> Path:
 
 
 def load_test_split(
-    data: DataOptions, sizes: Sequence[int], root: Path, vocabulary: Vocabulary
+    data: DataOptions,
+    sizes: Sequence[int],
+    root: Path,
+    vocabulary: Vocabulary,
+    prepared: PreparedImages | None = None,
 ) -> tuple[TextImageDataset, AttributeTruth | None]:
     """The test images and the truth of procedural birds."""
     truth = load_attributes(root) if data.name == "birds" else None
-    return _dataset(load_records(data, root, "test"), vocabulary, sizes, data.max_words), truth
+    return _dataset(load_records(data, root, "test"), vocabulary, sizes, data.max_words, prepared), truth
 
 
-def load_splits(data: DataOptions, sizes: Sequence[int], root: Path, vocabulary: Vocabulary | None = None) -> Splits:
+def load_splits(
+    data: DataOptions,
+    sizes: Sequence[int],
+    root: Path,
+    vocabulary: Vocabulary | None = None,
+    prepared: PreparedImages | None = None,
+) -> Splits:
     """Read both splits of the data in ``root``.
 
     Args:
-        vocabulary: by default the data's own, or built over train then test captions.
         sizes: sides of the pictures, ascending [pixels].
+        vocabulary: by default the data's own, or built over train then test captions.
+        prepared: what :func:`find_prepared` found.
 
     Raises:
         UserError: for missing or unusable data, or a single training image.
@@ -114,11 +127,17 @@ def load_splits(data: DataOptions, sizes: Sequence[int], root: Path, vocabulary:
     if vocabulary is None:
         everything = [*records, *load_records(data, root, "test")]
         vocabulary = Vocabulary.build(caption for record in everything for caption in record.captions)
-    train = _dataset(records, vocabulary, sizes, data.max_words)
+    train = _dataset(records, vocabulary, sizes, data.max_words, prepared)
     if len(train) < 2:
         raise UserError(f"{root} has {len(train)} usable training image: two are needed for a mismatched caption")
-    test, truth = load_test_split(data, sizes, root, vocabulary)
+    test, truth = load_test_split(data, sizes, root, vocabulary, prepared)
     return Splits(train, test, vocabulary, truth)
+
+
+def find_prepared(cache_dir: Path, root: Path, sizes: Sequence[int]) -> PreparedImages | None:
+    """The images that ``python -m kvmgan.data prepare`` decoded for pictures of these sizes, if it did."""
+    folder = prepared_folder(cache_dir, root, stored_side(sizes[-1]))
+    return PreparedImages(folder) if folder.is_dir() else None
 
 
 def own_vocabulary(data: DataOptions, root: Path) -> Vocabulary | None:
@@ -146,8 +165,15 @@ def fit_to_data(options: Options, splits: Splits) -> Options:
     return options
 
 
-def _dataset(records: list[Record], vocabulary: Vocabulary, sizes: Sequence[int], max_words: int) -> TextImageDataset:
-    dataset = TextImageDataset(records, vocabulary, sizes=sizes, max_words=max_words)
+def _dataset(
+    records: list[Record], vocabulary: Vocabulary, sizes: Sequence[int], max_words: int, prepared: PreparedImages | None
+) -> TextImageDataset:
+    dataset = TextImageDataset(records, vocabulary, sizes=sizes, max_words=max_words, prepared=prepared)
     for path, reason in dataset.skipped:
         print(f"warning: skipped {path}: {reason}")
+    if dataset.decoded_on_demand:
+        print(
+            f"note: {dataset.decoded_on_demand} images don't fit into memory and are decoded whenever they are seen: "
+            f"python -m kvmgan.data prepare FOLDER --size {sizes[-1]} keeps them decoded in the cache"
+        )
     return dataset

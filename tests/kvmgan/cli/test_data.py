@@ -1,4 +1,4 @@
-"""``python -m kvmgan.data inspect``: what it counts, shows and finds wrong; nothing is written into the data."""
+"""``python -m kvmgan.data``: what is counted, shown and found wrong, what is decoded; the data stays as it is."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from miniature_data import MINIATURES, TEST, TRAIN
 from PIL import Image
 
 from kvmgan.data.__main__ import main
+from kvmgan.train import main as train
 
 
 @pytest.fixture
@@ -150,11 +151,45 @@ def test_a_folder_of_ones_own(tmp_path: Path, inspect: Callable) -> None:
     assert f"{root / '99.png'} is missing" in lines[-1]
 
 
+def test_prepared_images_are_trained_on(
+    layout: str,
+    tiny_arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Twice prepared, decoded once; the run decodes nothing, and ends with the weights that it has without them."""
+    root, cache = tmp_path / "data", tmp_path / "cache"
+    arguments = [*tiny_arguments[:-2], "--data.root", str(root), "--training.steps", "2"]
+    plain, kept = (tmp_path / name for name in ("plain", "kept"))
+    assert train([*arguments, "--cache-dir", str(tmp_path / "other"), "--runs-dir", str(plain)]) == 0
+    words = ["prepare", str(root), "--size", "32", "--cache-dir", str(cache)]
+    assert main(words) == 0
+    folder = next((cache / "prepared").iterdir())
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("shard*")}
+    assert main(words) == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("shard*")} == before
+    assert f"{len(TRAIN + TEST)} images" in capsys.readouterr().out.splitlines()[-1]
+    monkeypatch.setattr("kvmgan.data.dataset.decode", lambda *rest: pytest.fail("decoded"))
+    assert train([*arguments, "--cache-dir", str(cache), "--runs-dir", str(kept)]) == 0
+    weights = [next(runs.glob("*/checkpoints/*/generator.safetensors")).read_bytes() for runs in (plain, kept)]
+    assert weights[0] == weights[1]
+
+
+def test_a_folder_that_can_not_be_prepared_into(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """It is named before anything is decoded."""
+    (tmp_path / "data").mkdir()
+    MINIATURES["cub"](tmp_path / "data")
+    (tmp_path / "file").touch()
+    assert main(["prepare", str(tmp_path / "data"), "--cache-dir", str(tmp_path / "file" / "cache")]) == 2
+    assert "--cache-dir" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "takes the command inspect, got none"),
-        (["look", "x"], "takes the command inspect, got look"),
+        ([], "takes the command inspect or prepare, got none"),
+        (["look", "x"], "takes the command inspect or prepare, got look"),
         (["inspect", "/nonexistent"], "error: /nonexistent is missing: it should be a folder of images"),
         (["inspect", "/proc/version"], "/proc/version is a file: it should be a folder of images"),
         (["inspect", ".", "--size", "8"], "--size is 8"),

@@ -1,0 +1,99 @@
+"""How many pictures a second one process loads: CUB-like JPEG files, decoded at every access, prepared, or in memory.
+
+`python benchmarks/loading.py --json loading.json`; torch has one thread, as a worker process of training has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import tempfile
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import torch
+from PIL import Image
+from report import describe_machine, line_up
+
+from kvmgan.data.batches import BatchStream
+from kvmgan.data.dataset import TextImageDataset
+from kvmgan.data.pixels import stored_side
+from kvmgan.data.prepared import PreparedImages, prepare_images
+from kvmgan.data.records import Record
+from kvmgan.data.vocabulary import Vocabulary
+
+SIZES = (64, 128, 256)
+BATCH_SIZE = 10
+CAPTION = "this bird has a red crown, white wings and a short pointed black beak"
+
+
+def make_records(folder: Path, count: int) -> list[Record]:
+    """Smooth noise of 500 x 375 pixels, as most of CUB is, with a box of its middle."""
+    rng = np.random.default_rng(0)
+    records = []
+    for number in range(count):
+        small = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        path = folder / f"{number}.jpg"
+        small.resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=90)
+        records.append(Record(str(number), path, number, (CAPTION,) * 10, (100.0, 60.0, 280.0, 240.0)))
+    return records
+
+
+def make_streams(folder: Path, count: int) -> dict[str, BatchStream]:
+    """A stream of batches for each way that images are kept."""
+    records, vocabulary = make_records(folder, count), Vocabulary.build([CAPTION])
+    prepare_images(folder / "prepared", records, stored_side(SIZES[-1]), lambda images: None)
+    ways = {
+        "decoded at every access": {"memory_limit": 1},
+        "prepared": {"memory_limit": 1, "prepared": PreparedImages(folder / "prepared")},
+        "in memory": {"memory_limit": 2**40},
+    }
+    return {
+        name: BatchStream(
+            TextImageDataset(records, vocabulary, sizes=SIZES, max_words=18, **way), BATCH_SIZE, seed=0, purpose="train"
+        )
+        for name, way in ways.items()
+    }
+
+
+def measure(count: int, rounds: int) -> dict[str, list[float]]:
+    """Way -> pictures a second of each round; the ways take turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        streams = make_streams(Path(folder), count)
+        rates: dict[str, list[float]] = {name: [] for name in streams}
+        for _ in range(rounds):
+            for name, stream in streams.items():
+                batches = stream.iterate(0)
+                next(batches)
+                begin = perf_counter()
+                for _ in itertools.islice(batches, stream.steps_per_epoch - 1):
+                    pass
+                rates[name].append((stream.steps_per_epoch - 1) * BATCH_SIZE / (perf_counter() - begin))
+    return rates
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=400, help="images (default: 400)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds (default: 5)")
+    parser.add_argument("--json", type=Path, help="file to write the machine and the results to")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rates = measure(arguments.images, arguments.rounds)
+    machine = describe_machine()
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    print(
+        "\n".join(
+            line_up([["images", "pictures a second"], *([name, f"{median(r):.0f}"] for name, r in rates.items())])
+        )
+    )
+    if arguments.json:
+        record = {"machine": machine, "pictures_per_second": rates}
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

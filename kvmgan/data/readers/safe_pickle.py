@@ -12,7 +12,7 @@ import numpy as np
 from kvmgan.errors import MissingFileError, UserError
 
 # What damaged pickles and those of other things raise.
-_BROKEN = (
+DAMAGED = (
     pickle.UnpicklingError,
     EOFError,
     ValueError,
@@ -47,7 +47,7 @@ def load_pickle(path: Path, purpose: str, *, strings: str = "latin1") -> Any:
         raise UserError(f"{path} cannot be read ({error.strerror}): it should hold {purpose}") from None
     except ForbiddenError as error:
         raise UserError(f"{path} asks for {error}, and a pickle of data has no need of it: it isn't read") from None
-    except _BROKEN as error:
+    except DAMAGED as error:
         raise UserError(f"{path} is a damaged pickle ({error}): it should hold {purpose}") from None
 
 

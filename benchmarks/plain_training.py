@@ -52,7 +52,7 @@ class PlainTraining:
         dims = self.generator.noise_dim, self.generator.condition_dim
         drawn = normal_noise((len(sentence), sum(dims)), self.training.seed, "training noise", self.steps)
         noise, condition_noise = drawn.to(sentence.dtype).split(dims, dim=1)
-        fakes, mu, logvar = plain_generator(self.generator, noise, sentence, words, mask, condition_noise)
+        fakes, mu, log_variance = plain_generator(self.generator, noise, sentence, words, mask, condition_noise)
         losses = {}
         pairs = zip(self.discriminators, self.discriminator_optimizers, images, fakes, strict=True)
         for net, optimizer, real, fake in pairs:
@@ -62,7 +62,7 @@ class PlainTraining:
             optimizer.step()
             losses[f"d{net.size}"] = loss.item()
         self.generator.zero_grad()
-        total = self.training.kl_weight * conditioning_kl(mu, logvar)
+        total = self.training.kl_weight * conditioning_kl(mu, log_variance)
         for net, fake in zip(self.discriminators, fakes, strict=True):
             features = net(fake)
             loss = cross_entropy(net.unconditional(features), 1.0) + cross_entropy(
@@ -94,8 +94,8 @@ class PlainTraining:
 def plain_generator(
     generator: Generator, noise: Tensor, sentence: Tensor, words: Tensor, mask: Tensor, condition_noise: Tensor
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Pictures, mu and logvar of the generator's modules, put together in the plainest way."""
-    condition, mu, logvar = generator.conditioning(sentence, condition_noise)
+    """Pictures, mu and log_variance of the generator's modules, put together in the plainest way."""
+    condition, mu, log_variance = generator.conditioning(sentence, condition_noise)
     initial = generator.initial
     features = F.glu(initial.norm(initial.fc(torch.cat((condition, noise), dim=1))), dim=1)
     features = features.view(len(noise), -1, 4, 4)
@@ -114,7 +114,7 @@ def plain_generator(
             joined = plain_residual(residual, joined)
         features = plain_upsampling(stage.upsample, joined)
         images.append(head(features))
-    return images, mu, logvar
+    return images, mu, log_variance
 
 
 def plain_upsampling(block: UpsampleBlock, features: Tensor) -> Tensor:

@@ -68,6 +68,9 @@ class ModelOptions:
     """Key-value memory (KVM-GAN), word attention (AttnGAN) or plain stages (StackGAN-v2)."""
     residual_blocks: CountOrZero = 2
     """Residual blocks of a refinement stage [blocks]."""
+    legacy_mask: bool = False
+    """Mask words in the order of the released AttnGAN and DM-GAN code, by which a picture depends on its batch: only
+    for scoring their weights as they were published."""
     memory: MemoryOptions = field(default_factory=MemoryOptions)
     """The memory layer; used when --model.refinement is memory."""
 

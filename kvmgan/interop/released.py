@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -20,10 +21,13 @@ from kvmgan.models.text_encoder import TextEncoder
 from kvmgan.training.builders import build_generator
 
 
-def load_generator(path: Path | str) -> Generator:
+def load_generator(path: Path | str, legacy_mask: bool = False) -> Generator:
     """A released ``netG`` file as a generator in evaluation mode, on the CPU.
 
     DM-GAN's lets no gradient through the image mean, as released.
+
+    Args:
+        legacy_mask: whether it masks words as the released code does, by which a picture depends on its batch.
 
     Raises:
         UserError: the file is missing, damaged, or of another network; the message lists the names that differ.
@@ -31,7 +35,7 @@ def load_generator(path: Path | str) -> Generator:
     path = Path(path)
     state = read_state(path)
     model, word_dim = generator_options(state, path)
-    generator = build_generator(model, word_dim, seed=0)
+    generator = build_generator(replace(model, legacy_mask=legacy_mask), word_dim, seed=0)
     load_state(generator, state, released_generator_names(generator.state_dict()), path)
     return generator.eval()
 

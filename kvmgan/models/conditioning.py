@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class ConditioningAugmentation(nn.Module):
-    """Sentence feature to a condition drawn from N(mu, diag(exp(logvar))): linear, GLU, split in two.
+    """Sentence feature to a condition drawn from N(mu, diag(exp(log_variance))): linear, GLU, split in two.
 
     Args:
         sentence_dim: length of the sentence feature.
@@ -18,14 +18,14 @@ class ConditioningAugmentation(nn.Module):
         self.fc = nn.Linear(sentence_dim, 4 * condition_dim)
 
     def forward(self, sentence: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the condition, mu and logvar, each (B, condition_dim).
+        """Return the condition, mu and log_variance, each (B, condition_dim).
 
         Args:
             sentence: (B, sentence_dim).
             noise: (B, condition_dim), standard normal; zeros give mu. ``None``: drawn from torch's default
                 generator, in evaluation mode too.
         """
-        mu, logvar = F.glu(self.fc(sentence), dim=1).chunk(2, dim=1)
+        mu, log_variance = F.glu(self.fc(sentence), dim=1).chunk(2, dim=1)
         if noise is None:
             noise = torch.randn_like(mu)
-        return mu + noise * torch.exp(0.5 * logvar), mu, logvar
+        return mu + noise * torch.exp(0.5 * log_variance), mu, log_variance

@@ -23,13 +23,13 @@ class GeneratorOutput(NamedTuple):
         attention: a refinement stage each, (B, T, s, s) with s the size that the stage starts from;
             empty unless asked for, and with refinement "none".
         mu: (B, condition_dim), mean of the condition.
-        logvar: (B, condition_dim), log of the condition's variance.
+        log_variance: (B, condition_dim), of the condition.
     """
 
     images: list[Tensor]
     attention: list[Tensor]
     mu: Tensor
-    logvar: Tensor
+    log_variance: Tensor
 
 
 class InitialStage(nn.Module):
@@ -74,6 +74,8 @@ class Generator(nn.Module):
         word_dim: length of a word feature.
         refinement: how refinement stages use the words, see :class:`RefinementStage`.
         residual_blocks: residual blocks in each refinement stage.
+        legacy_mask: whether words are masked in the order of the released code, see
+            :func:`kvmgan.models.legacy_mask.look_with_tiled_mask`.
         memory_options: keyword arguments of :class:`kvmem.KVMemoryLayer`.
         checkpoint_activations: in training mode keep only what goes from block to block, and compute a block's
             activations again in backward: less memory for more time, the same gradients. Can be set at any time.
@@ -94,6 +96,7 @@ class Generator(nn.Module):
         word_dim: int = 256,
         refinement: Refinement = "memory",
         residual_blocks: int = 2,
+        legacy_mask: bool = False,
         memory_options: Mapping[str, Any] | None = None,
         checkpoint_activations: bool = False,
     ) -> None:
@@ -113,6 +116,7 @@ class Generator(nn.Module):
                 word_dim,
                 refinement=refinement,
                 residual_blocks=residual_blocks,
+                legacy_mask=legacy_mask,
                 memory_options=memory_options,
             )
             for _ in range(stages - 1)
@@ -125,7 +129,7 @@ class Generator(nn.Module):
         noise: Tensor,
         sentence: Tensor,
         words: Tensor,
-        mask: Tensor,
+        mask: Tensor | None = None,
         *,
         condition_noise: Tensor | None = None,
         return_attention: bool = False,
@@ -136,7 +140,7 @@ class Generator(nn.Module):
             noise: (B, noise_dim), standard normal.
             sentence: (B, sentence_dim) sentence features.
             words: (B, T, word_dim) word features.
-            mask: (B, T) bool, True where the slot holds a word.
+            mask: (B, T) bool, True where the slot holds a word. ``None``: all slots do.
             condition_noise: (B, condition_dim), standard normal; zeros give the condition's mean. ``None``: drawn
                 from torch's default generator, in evaluation mode too.
             return_attention: whether to return the attention of the refinement stages.
@@ -146,11 +150,13 @@ class Generator(nn.Module):
         """
         if noise.ndim != 2 or noise.shape != (len(sentence), self.noise_dim):
             raise ValueError(f"noise is {tuple(noise.shape)}, expected {(len(sentence), self.noise_dim)}")
+        if mask is None:
+            mask = torch.ones(words.shape[:2], dtype=torch.bool, device=words.device)
         if mask.dtype != torch.bool or mask.shape != words.shape[:2]:
             raise ValueError(
                 f"mask is {tuple(mask.shape)} {mask.dtype}, expected {tuple(words.shape[:2])} torch.bool (True = word)"
             )
-        condition, mu, logvar = self.conditioning(sentence, condition_noise)
+        condition, mu, log_variance = self.conditioning(sentence, condition_noise)
         recompute = self.checkpoint_activations and self.training
         features = self.initial(condition, noise, recompute=recompute)
         images = [self.heads[0](features)]
@@ -160,4 +166,4 @@ class Generator(nn.Module):
             images.append(head(features))
             if attention is not None:
                 attentions.append(attention)
-        return GeneratorOutput(images, attentions, mu, logvar)
+        return GeneratorOutput(images, attentions, mu, log_variance)

@@ -1,6 +1,7 @@
 """One refinement stage: look at the words, then double the size (KVM-GAN, section 3.2)."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 import kvmem
 from kvmgan.errors import UserError
 from kvmgan.models.blocks import ResidualBlock, UpsampleBlock
+from kvmgan.models.legacy_mask import look_with_tiled_mask
 from kvmgan.models.recomputation import run_block
 from kvmgan.models.word_attention import WordAttention
 
@@ -32,6 +34,8 @@ class RefinementStage(nn.Module):
         word_dim: length D of a word feature.
         refinement: as above.
         residual_blocks: number of residual blocks.
+        legacy_mask: whether words are masked in the order of the released code, see
+            :func:`kvmgan.models.legacy_mask.look_with_tiled_mask`.
         memory_options: keyword arguments of :class:`kvmem.KVMemoryLayer`, for ``"memory"`` only.
 
     Raises:
@@ -45,12 +49,14 @@ class RefinementStage(nn.Module):
         *,
         refinement: Refinement = "memory",
         residual_blocks: int = 2,
+        legacy_mask: bool = False,
         memory_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if refinement not in get_args(Refinement):
             raise UserError(f"refinement is {refinement!r}, expected one of {', '.join(get_args(Refinement))}")
         self.refinement = refinement
+        self.legacy_mask = legacy_mask
         if refinement == "memory":
             self.memory = kvmem.KVMemoryLayer(width, word_dim, **(memory_options or {}))
         elif refinement == "attention":
@@ -77,17 +83,26 @@ class RefinementStage(nn.Module):
             recompute: whether backward computes the blocks' activations again instead of keeping them.
         """
         attention = None
-        if self.refinement == "memory":
-            if return_attention:
-                features, attention = self.memory(features, words, mask, return_attention=True)
+        if self.refinement != "none":
+            look = partial(self._look, features, words, return_attention=return_attention)
+            if self.legacy_mask:
+                features, attention = look_with_tiled_mask(look, mask, features.shape[2:])
             else:
-                features = self.memory(features, words, mask)
-        elif self.refinement == "attention":
-            context, attention = self.attention(features, words, mask)
-            features = torch.cat((features, context), dim=1)
+                features, attention = look(mask)
         doubled = self.refinement != "attention"
         for block in self.residual:
             features = run_block(block, features, recompute=recompute, doubled=doubled)
             doubled = False
         refined = run_block(self.upsample, features, recompute=recompute, doubled=doubled)
         return refined, attention if return_attention else None
+
+    def _look(
+        self, features: Tensor, words: Tensor, mask: Tensor, *, return_attention: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the features see of the words: the memory's response, or themselves and their context."""
+        if self.refinement == "attention":
+            context, attention = self.attention(features, words, mask)
+            return torch.cat((features, context), dim=1), attention
+        if return_attention:
+            return self.memory(features, words, mask, return_attention=True)
+        return self.memory(features, words, mask), None

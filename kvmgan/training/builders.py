@@ -29,6 +29,7 @@ def build_generator(model: ModelOptions, word_dim: int, seed: int) -> Generator:
             word_dim=word_dim,
             refinement=model.refinement,
             residual_blocks=model.residual_blocks,
+            legacy_mask=model.legacy_mask,
             memory_options=dataclasses.asdict(model.memory) if model.refinement == "memory" else None,
         )
 

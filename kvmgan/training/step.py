@@ -134,7 +134,7 @@ class TrainingStep:
         for part, output in zip(parts, made, strict=True):
             output = output or self._generate(state, part)
             named, gradients = self._judge(state, part, output.images)
-            named["kl"] = conditioning_kl(output.mu, output.logvar)
+            named["kl"] = conditioning_kl(output.mu, output.log_variance)
             weighted = part.share * self.training.kl_weight * named["kl"]
             with span("generator's gradient"):
                 torch.autograd.backward([*output.images, weighted], [*gradients, state.guarded.seed(weighted)])

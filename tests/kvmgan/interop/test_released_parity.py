@@ -124,7 +124,7 @@ def test_released_weights_give_the_released_images(small):
     assert_close(output.images[2], vectors["img256"], step=2)
     assert_close(output.attention[1], vectors["att128"], step=4)
     torch.testing.assert_close(output.mu, vectors["mu"])
-    torch.testing.assert_close(output.logvar, vectors["logvar"])
+    torch.testing.assert_close(output.log_variance, vectors["logvar"])
 
 
 @torch.no_grad()

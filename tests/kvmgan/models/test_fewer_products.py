@@ -49,8 +49,10 @@ def plain_stage(stage: RefinementStage, features: Tensor, words: Tensor, mask: T
 def plain_images(
     generator: Generator, noise: Tensor, sentence: Tensor, words: Tensor, mask: Tensor, condition_noise: Tensor
 ) -> list[Tensor]:
-    mu, logvar = F.glu(F.linear(sentence, generator.conditioning.fc.weight, generator.conditioning.fc.bias)).chunk(2, 1)
-    condition = mu + condition_noise * (logvar / 2).exp()
+    mu, log_variance = F.glu(
+        F.linear(sentence, generator.conditioning.fc.weight, generator.conditioning.fc.bias)
+    ).chunk(2, 1)
+    condition = mu + condition_noise * (log_variance / 2).exp()
     initial = generator.initial
     hidden = F.linear(torch.cat((condition, noise), dim=1), initial.fc.weight)
     features = F.glu(plain_norm(hidden, initial.norm), dim=1).reshape(len(noise), -1, 4, 4)

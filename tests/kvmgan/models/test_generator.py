@@ -20,7 +20,7 @@ def test_shapes_and_range(captions, refinement):
     assert [tuple(image.shape) for image in output.images] == [(4, 3, 16, 16), (4, 3, 32, 32), (4, 3, 64, 64)]
     assert all(image.abs().max() <= 1 for image in output.images)
     assert output.attention == []
-    assert output.mu.shape == output.logvar.shape == (4, 5)
+    assert output.mu.shape == output.log_variance.shape == (4, 5)
 
 
 @pytest.mark.parametrize("refinement", ["memory", "attention"])

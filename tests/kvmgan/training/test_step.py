@@ -282,7 +282,7 @@ def test_accumulation_is_the_mean_over_parts(plain_training):
     total_d = total_g = 0
     for part in parts:
         given = (part.noise, part.sentence, part.words, part.mask, part.condition_noise)
-        fakes, mu, logvar = plain_training.plain_generator(generator, *given)
+        fakes, mu, log_variance = plain_training.plain_generator(generator, *given)
         for net, real, fake in zip(discriminators, part.images, fakes, strict=True):
             total_d = total_d + plain_training.plain_discriminator_loss(net, real, fake.detach(), part.sentence) / 2
             features = net(fake)
@@ -290,7 +290,7 @@ def test_accumulation_is_the_mean_over_parts(plain_training):
                 total_g = total_g + plain_training.cross_entropy(logits, 1.0) / 2
         seen = step.encoders.image(fakes[-1])
         matching = sum(plain_training.damsm_loss(seen, part.words, part.sentence, part.mask, part.class_ids))
-        kl = plain_training.conditioning_kl(mu, logvar)
+        kl = plain_training.conditioning_kl(mu, log_variance)
         total_g = total_g + (options.training.lambda_damsm * matching + options.training.kl_weight * kl) / 2
     assert losses["g"].item() == pytest.approx(total_g.item(), rel=1e-5)
     mine = _gradients(state)

@@ -1,0 +1,100 @@
+"""Released weights to a checkpoint of this package, and back: ``python -m kvmgan.interop convert|export ...``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+
+from kvmgan.command_line import parse, run_command
+from kvmgan.errors import UserError
+from kvmgan.files import atomic_file, check_writable
+from kvmgan.interop.conversion import ReleasedFiles, convert, export
+from kvmgan.presets import preset_options
+from kvmgan.training.checkpoint import load_checkpoint
+
+PROG = "python -m kvmgan.interop"
+
+
+@dataclass(frozen=True)
+class ConvertCommand:
+    """Make a run folder of AttnGAN's or DM-GAN's released files, to sample from, to judge, and to train on from."""
+
+    out: tyro.conf.Positional[Path]
+    """Run folder to write; it must not exist."""
+    generator: Path
+    """The released netG file."""
+    text_encoder: Path
+    """The released text_encoder file of the same data."""
+    image_encoder: Path
+    """The released image_encoder file of the same data."""
+    captions: Path
+    """The captions.pickle of the same data, whose vocabulary the weights know."""
+    discriminators: tuple[Path, ...] = ()
+    """DM-GAN's released netD files, smallest pictures first; without them discriminators begin anew."""
+    preset: Literal["cub", "coco"] = "cub"
+    """Recipe that training goes on by."""
+    data_root: Path = Path("data")
+    """Folder of the data that it is judged and trained on."""
+    legacy_mask: bool = False
+    """Mask words in the released order, by which a picture depends on its batch: for scoring weights as published."""
+
+
+@dataclass(frozen=True)
+class ExportCommand:
+    """Write a checkpoint's networks under the released names: netG.pth, netD0.pth, ..., the encoders."""
+
+    source: tyro.conf.Positional[Path]
+    """Run folder (its newest checkpoint is taken) or checkpoint folder."""
+    out: tyro.conf.Positional[Path]
+    """Folder to write the files into."""
+
+
+_COMMANDS = {"convert": ConvertCommand, "export": ExportCommand}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    return run_command(_dispatch, argv)
+
+
+def _dispatch(argv: Sequence[str]) -> None:
+    name = argv[0] if argv else "none"
+    if name not in _COMMANDS:
+        raise UserError(f"{PROG} takes the command convert or export, got {name}: see {PROG} convert --help")
+    command = parse(_COMMANDS[name], argv[1:], prog=f"{PROG} {name}")
+    if isinstance(command, ConvertCommand):
+        _convert(command)
+    else:
+        _export(command)
+
+
+def _convert(command: ConvertCommand) -> None:
+    if command.out.exists():
+        raise UserError(f"{command.out} exists: name a folder that doesn't")
+    files = ReleasedFiles(
+        command.generator, command.text_encoder, command.image_encoder, command.captions, command.discriminators
+    )
+    options = preset_options(command.preset)
+    options = replace(options, name=command.out.name, data=replace(options.data, root=command.data_root))
+    checkpoint = convert(files, options, command.out, legacy_mask=command.legacy_mask)
+    print(f"checkpoint: {checkpoint}")
+    print(f"try:        python -m kvmgan.sample {command.out} 'a small bird with a red head and white wings'")
+
+
+def _export(command: ExportCommand) -> None:
+    states = export(load_checkpoint(command.source))
+    check_writable(command.out, "the folder")
+    for name, state in states.items():
+        with atomic_file(command.out / name) as temporary:
+            torch.save(state, temporary)
+        print(f"wrote: {command.out / name}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

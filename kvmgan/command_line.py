@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,6 +50,19 @@ def parse(kind: type[Command], arguments: Sequence[str], *, prog: str, default: 
     if unknown:
         raise UserError(_unknown(unknown, command, prog))
     return command
+
+
+def parse_one_of(commands: Mapping[str, type], arguments: Sequence[str], *, prog: str) -> object:
+    """Fill the dataclass of ``commands`` that the first word names from the words after it.
+
+    Raises:
+        UserError: for another first word, or none; and as :func:`parse` does.
+    """
+    name, *rest = arguments or ["none"]
+    if name not in commands:
+        names = " or ".join(commands)
+        raise UserError(f"{prog} takes the command {names}, got {name}: see {prog} {next(iter(commands))} --help")
+    return parse(commands[name], rest, prog=f"{prog} {name}")
 
 
 def peek(arguments: Sequence[str], option: str) -> str | None:

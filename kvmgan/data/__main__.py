@@ -13,7 +13,7 @@ import torch
 import tyro
 
 from kvmgan.bounds import Bound, Count, Seed, check_bounds
-from kvmgan.command_line import default_cache_dir, parse, run_command
+from kvmgan.command_line import default_cache_dir, parse_one_of, run_command
 from kvmgan.config import DataOptions, check_encoding
 from kvmgan.data.dataset import TextImageDataset
 from kvmgan.data.inspection import Finding, SplitCounts, inspect_records
@@ -89,10 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(argv: Sequence[str]) -> None:
-    name = argv[0] if argv else "none"
-    if name not in _COMMANDS:
-        raise UserError(f"{PROG} takes the command inspect or prepare, got {name}: {PROG} inspect FOLDER")
-    command = parse(_COMMANDS[name], argv[1:], prog=f"{PROG} {name}")
+    command = parse_one_of(_COMMANDS, argv, prog=PROG)
     if isinstance(command, PrepareCommand):
         _prepare(command)
     else:

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 import tyro
 
-from kvmgan.command_line import parse, run_command
+from kvmgan.command_line import parse_one_of, run_command
 from kvmgan.errors import UserError
 from kvmgan.files import atomic_file, check_writable
 from kvmgan.interop.conversion import ReleasedFiles, convert, export
@@ -64,10 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(argv: Sequence[str]) -> None:
-    name = argv[0] if argv else "none"
-    if name not in _COMMANDS:
-        raise UserError(f"{PROG} takes the command convert or export, got {name}: see {PROG} convert --help")
-    command = parse(_COMMANDS[name], argv[1:], prog=f"{PROG} {name}")
+    command = parse_one_of(_COMMANDS, argv, prog=PROG)
     if isinstance(command, ConvertCommand):
         _convert(command)
     else:

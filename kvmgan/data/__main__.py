@@ -135,10 +135,14 @@ def _inspect(command: InspectCommand) -> None:
         )
     if usable:
         captions = (caption for records in splits.values() for record in records for caption in record.captions)
-        vocabulary = own_vocabulary(data, command.folder) or Vocabulary.build(captions)
-        print(f"vocabulary: {len(vocabulary) - 1} words")
-        _draw_sheet(command, usable, vocabulary)
-        print(f"sheet:      {command.sheet}")
+        try:
+            vocabulary = own_vocabulary(data, command.folder) or Vocabulary.build(captions)
+            print(f"vocabulary: {len(vocabulary) - 1} words")
+            _draw_sheet(command, usable, vocabulary)
+            print(f"sheet:      {command.sheet}")
+        except UserError as problem:
+            # What was found so far is said all the same.
+            findings.append(Finding.of(problem))
     _print_findings(findings)
 
 

@@ -185,6 +185,19 @@ def test_a_folder_that_can_not_be_prepared_into(tmp_path: Path, capsys: pytest.C
     assert "--cache-dir" in capsys.readouterr().err
 
 
+def test_captions_without_a_word_are_found(tmp_path: Path, inspect: Callable) -> None:
+    """There is no vocabulary and no sheet; each image is listed all the same."""
+    root = tmp_path / "data"
+    root.mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 40), (number, 0, 0)).save(root / f"{number}.png")
+        (root / f"{number}.txt").write_text("???\n")
+    status, lines, errors = inspect()
+    assert status == 2 and errors == "error: 0 missing, 1 broken, 3 doubtful\n"
+    assert len([line for line in lines if "has the caption '???'" in line]) == 3
+    assert lines[-1] == "broken:     the vocabulary is empty: the captions hold no word"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

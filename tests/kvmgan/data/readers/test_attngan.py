@@ -73,6 +73,12 @@ def test_the_vocabulary_keeps_its_order(birds_root: Path) -> None:
     assert indices == [CAPTIONS[0][0], CAPTIONS[0][2]]
 
 
+def test_padding_in_a_caption_is_no_word(birds_root: Path) -> None:
+    """Index 0 stands for "<end>", of which the tokens would make a word."""
+    write_captions(birds_root / "captions.pickle", [[[1, 2, 0, 0], [2], [3], [4]], [[1]]])
+    assert read_attngan(birds_root, "train")[0].captions == ("this bird", "bird")
+
+
 def test_coco_of_the_released_code(tmp_path: Path) -> None:
     """Images lie flat, there are no boxes, and every image is a class of its own."""
     write_pickle(tmp_path / "train" / "filenames.pickle", ["COCO_train2014_9", "COCO_train2014_4"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import collections
 import os
 import pickle
@@ -49,6 +50,16 @@ def test_byte_strings_of_python_2(tmp_path: Path) -> None:
     assert load_pickle(tmp_path / "a.pickle", "text", strings="bytes") == b"a\xfcb"
 
 
+@pytest.mark.parametrize("strings", ["latin1", "bytes"])
+def test_numbers_of_numpy_that_python_2_wrote(tmp_path: Path, strings: str) -> None:
+    """int64 7, whose type and bytes are text there: an opcode at a time, as its pickler writes them."""
+    dtype = b"cnumpy\ndtype\nU\x02i8K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    number = b"cnumpy.core.multiarray\nscalar\n" + dtype + b"U\x08\xfe\x00\x00\x00\x00\x00\x00\x00\x86R"
+    (tmp_path / "a.pickle").write_bytes(b"\x80\x02" + number + b".")
+    found = load_pickle(tmp_path / "a.pickle", "a number", strings=strings)
+    assert found == 254 and found.dtype == np.int64
+
+
 @pytest.mark.parametrize(
     ("content", "name"),
     [
@@ -57,9 +68,10 @@ def test_byte_strings_of_python_2(tmp_path: Path) -> None:
         (_Calls(getattr, "a", "upper"), "getattr"),
         (collections.OrderedDict(a=1), "OrderedDict"),
         (np.load, "load"),
+        (_Calls(codecs.encode, "a", "rot13"), "the codec rot13"),
         (Path("a"), "pathlib"),
     ],
-    ids=["system", "eval", "getattr", "OrderedDict", "a function", "Path"],
+    ids=["system", "eval", "getattr", "OrderedDict", "a function", "codec", "Path"],
 )
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_what_asks_for_more_than_data_is_refused(

@@ -20,7 +20,7 @@ from kvmgan.errors import UserError
 
 
 def _birds_tiny() -> Options:
-    """16 -> 32 -> 64 pixels: from nothing to a trained model within 15 minutes on two CPU cores."""
+    """16 -> 32 -> 64 pixels: from nothing to a trained model in less than half an hour on two slow CPU cores."""
     return Options(
         preset="birds-tiny",
         data=DataOptions(name="birds", max_words=18),

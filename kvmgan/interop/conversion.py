@@ -13,15 +13,13 @@ from kvmgan.config_file import to_yaml
 from kvmgan.errors import UserError
 from kvmgan.files import write_text
 from kvmgan.interop.released import (
-    generator_options,
     load_discriminator,
-    load_generator,
     load_image_encoder,
     load_text_encoder,
+    read_generator,
     release_discriminator,
     release_generator,
 )
-from kvmgan.interop.weights import read_state
 from kvmgan.models.discriminator import Discriminator
 from kvmgan.models.generator import Generator
 from kvmgan.models.text_encoder import TextEncoder
@@ -56,8 +54,7 @@ def convert(files: ReleasedFiles, options: Options, out: Path, *, legacy_mask: b
     Raises:
         UserError: a file is missing, damaged, of another network, or doesn't fit the others. Nothing is written then.
     """
-    generator = load_generator(files.generator, legacy_mask)
-    model, word_dim = generator_options(read_state(files.generator), files.generator)
+    generator, model, word_dim = read_generator(files.generator, legacy_mask)
     text, vocabulary = load_text_encoder(files.text_encoder, files.captions)
     image = load_image_encoder(files.image_encoder)
     _check_words(word_dim, text, image, files)
@@ -66,7 +63,7 @@ def convert(files: ReleasedFiles, options: Options, out: Path, *, legacy_mask: b
     shape = EncoderShape("inception", options.damsm.width, text.encoder.embedding_dim, word_dim)
     options = replace(
         options,
-        model=replace(model, legacy_mask=legacy_mask),
+        model=model,
         discriminator=replace(options.discriminator, width=width),
         damsm=shape.put_into(options.damsm),
     )

@@ -32,15 +32,20 @@ def load_generator(path: Path | str, legacy_mask: bool = False) -> Generator:
     Raises:
         UserError: the file is missing, damaged, or of another network; the message lists the names that differ.
     """
-    path = Path(path)
+    return read_generator(Path(path), legacy_mask)[0]
+
+
+def read_generator(path: Path, legacy_mask: bool) -> tuple[Generator, ModelOptions, int]:
+    """What :func:`load_generator` returns, the settings that build such a generator, and its words' length."""
     state = read_state(path)
-    model, word_dim = generator_options(state, path)
-    generator = build_generator(replace(model, legacy_mask=legacy_mask), word_dim, seed=0)
+    model, word_dim = _generator_options(state, path)
+    model = replace(model, legacy_mask=legacy_mask)
+    generator = build_generator(model, word_dim, seed=0)
     load_state(generator, state, released_generator_names(generator.state_dict()), path)
-    return generator.eval()
+    return generator.eval(), model, word_dim
 
 
-def generator_options(state: Mapping[str, Tensor], path: Path) -> tuple[ModelOptions, int]:
+def _generator_options(state: Mapping[str, Tensor], path: Path) -> tuple[ModelOptions, int]:
     """The settings of a released generator and the length of its word features, from the shapes of its weights.
 
     Raises:

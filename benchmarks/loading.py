@@ -85,11 +85,8 @@ def main() -> None:
     rates = measure(arguments.images, arguments.rounds)
     machine = describe_machine()
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    print(
-        "\n".join(
-            line_up([["images", "pictures a second"], *([name, f"{median(r):.0f}"] for name, r in rates.items())])
-        )
-    )
+    rows = [[name, f"{median(measured):.0f}"] for name, measured in rates.items()]
+    print("\n".join(line_up([["images", "pictures a second"], *rows])))
     if arguments.json:
         record = {"machine": machine, "pictures_per_second": rates}
         arguments.json.write_text(json.dumps(record, indent=1) + "\n")

@@ -16,6 +16,9 @@ from kvmgan.data.image_file import shown_size, to_rgb
 # What Pillow raises for files that are no image, cut short or damaged (SyntaxError: broken PNG chunks).
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
+# Raise it when `decode` comes to return other pixels: what was prepared, or trained on them, is then made anew.
+DECODING_VERSION = 2
+
 # Images are kept this much larger than the largest training size, to leave room for random crops (AttnGAN).
 _MARGIN_NUMERATOR, _MARGIN_DENOMINATOR = 76, 64
 

@@ -20,19 +20,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvmgan.data.pixels import DECODING_ERRORS, decode, reason
+from kvmgan.data.pixels import DECODING_ERRORS, DECODING_VERSION, decode, reason
 from kvmgan.data.records import Record
 from kvmgan.errors import UserError
 from kvmgan.files import atomic_file, read_json, write_text
 
 _IMAGES_A_SHARD = 256
-# Raise it when `decode` comes to return other pixels.
-_VERSION = 1
 
 
 def prepared_folder(cache_dir: Path, root: Path, side: int) -> Path:
     """Return where the images of the data in `root`, kept with a shorter side of `side` pixels, are prepared."""
-    place = hashlib.sha256(f"{_VERSION} {root.resolve()}".encode()).hexdigest()[:10]
+    place = hashlib.sha256(f"{DECODING_VERSION} {root.resolve()}".encode()).hexdigest()[:10]
     return cache_dir / "prepared" / f"{root.resolve().name}-{side}-{place}"
 
 
@@ -58,10 +56,10 @@ class PreparedImages:
         """Read which images there are. Raises `UserError` when a list of them is damaged."""
         self._entries: dict[str, dict[str, Any]] = {}
         self._maps: dict[Path, NDArray[np.uint8]] = {}
-        for path in sorted(folder.glob("shard-*.json")):
+        for path in sorted(folder.glob("shard-*.bin")):
             offset = 0
-            for entry in read_json(path, "the images of a shard"):
-                self._entries[entry["key"]] = entry | {"file": path.with_suffix(".bin"), "offset": offset}
+            for entry in _read_shard(path) or ():
+                self._entries[entry["key"]] = entry | {"file": path, "offset": offset}
                 offset += _bytes_of(entry)
 
     def __contains__(self, record: Record) -> bool:
@@ -108,16 +106,19 @@ def _bytes_of(entry: dict[str, Any]) -> int:
     return 3 * entry["height"] * entry["width"]
 
 
-def _is_whole(path: Path, records: Sequence[Record]) -> bool:
-    """Whether a shard holds just these records, as their files are now."""
+def _read_shard(path: Path) -> list[dict[str, Any]] | None:
+    """The images of a shard; None where its list is missing or its pixels aren't as many as the list says."""
     described = path.with_suffix(".json")
     if not described.is_file() or not path.is_file():
-        return False
+        return None
     entries = read_json(described, "the images of a shard")
-    identities = [{name: entry[name] for name in _IDENTITY} for entry in entries]
-    return identities == [_identity(record) for record in records] and path.stat().st_size == sum(
-        map(_bytes_of, entries)
-    )
+    return entries if path.stat().st_size == sum(map(_bytes_of, entries)) else None
+
+
+def _is_whole(path: Path, records: Sequence[Record]) -> bool:
+    """Whether a shard holds just these records, as their files are now."""
+    identities = [{name: entry[name] for name in _IDENTITY} for entry in _read_shard(path) or ()]
+    return identities == [_identity(record) for record in records]
 
 
 def _write_shard(path: Path, records: Sequence[Record], side: int) -> None:

@@ -61,10 +61,11 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], names: Mapping[s
     if wrong:
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise UserError(f"{path} isn't of this network: {'; '.join(wrong[:_SHOWN])}{more}")
-    network.load_state_dict(
-        {name: state[names[name]].reshape(old.shape).to(old.dtype) if names[name] in state else old * 0
-         for name, old in wanted.items()}
-    )  # fmt: skip
+    network.load_state_dict({name: _fitted(state.get(names[name]), old) for name, old in wanted.items()})
+
+
+def _fitted(released: Tensor | None, mine: Tensor) -> Tensor:
+    return torch.zeros_like(mine) if released is None else released.reshape(mine.shape).to(mine.dtype)
 
 
 def _differences(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], names: Mapping[str, str]) -> list[str]:
@@ -73,7 +74,7 @@ def _differences(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], name
         for name in wanted
         if names[name] not in state and not name.endswith("num_batches_tracked")
     ]
-    found += [f"{name} is left over" for name in state if name not in set(names.values())]
+    found += [f"{name} is left over" for name in sorted(state.keys() - set(names.values()))]
     for name, old in wanted.items():
         new = state.get(names[name])
         if new is not None and _without_ones(new) != _without_ones(old):

@@ -12,6 +12,7 @@ import torch
 
 from kvmgan.config import Options
 from kvmgan.config_file import to_yaml
+from kvmgan.data.pixels import DECODING_VERSION
 from kvmgan.errors import UserError
 from kvmgan.files import atomic_folder, exclusive, file_digest, write_text
 from kvmgan.models.attribute_classifier import AttributeClassifier
@@ -96,9 +97,9 @@ def _ensure_classifier(
 
 
 def _key(splits: Splits, options: Options, settings: dict[str, Any], version: int) -> str:
-    """Hash of all that decides the weights: data, picture size and seed, settings, and the version of the code."""
-    seen = {"data": splits.digest, "size": options.sizes[-1], "seed": options.training.seed}
-    parts = {**seen, "settings": settings, "version": version}
+    """Hash of all that decides the weights: data, how it is decoded, size, seed, settings, the version of the code."""
+    seen = {"data": splits.digest, "decoding": DECODING_VERSION, "size": options.sizes[-1]}
+    parts = {**seen, "seed": options.training.seed, "settings": settings, "version": version}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -22,12 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from kvmgan.data.readers.cub import read_boxes, read_image_names
+from kvmgan.data.readers.cub import find_box, read_box_lines, read_captions, read_image_names
 from kvmgan.data.readers.safe_pickle import load_pickle
 from kvmgan.data.records import Record, Split, check_split, collected
 from kvmgan.data.vocabulary import PADDING, Vocabulary
 from kvmgan.errors import UserError
-from kvmgan.files import read_lines
 
 CAPTION_FILES = ("captions.pickle", "captions_DAMSM.pickle")
 _SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}
@@ -55,17 +54,18 @@ def read_attngan(
     indexed = _read_indexed(path, split, len(keys)) if path else None
     classes = _read_classes(root, split, len(keys))
     birds = root / "CUB_200_2011"
-    boxes = read_boxes(birds, read_image_names(birds)) if birds.is_dir() else {}
+    numbers, boxes = _read_lists(birds) if birds.is_dir() else ({}, {})
     images = (birds if birds.is_dir() else root) / "images"
     folder = _image_folder(images, split, keys[0])
     records = []
     for number, key in enumerate(keys):
         with collected(problems):
             name = f"{key}.jpg"
-            if boxes and name not in boxes:
+            if numbers and name not in numbers:
                 raise UserError(f"{birds / 'images.txt'} doesn't list {name}, which {split}/filenames.pickle names")
-            captions = indexed[number] if indexed else _read_text(root / "text" / f"{key}.txt", encoding)
-            records.append(Record(key, folder / name, classes[number], captions, boxes.get(name)))
+            captions = indexed[number] if indexed else read_captions(root / "text" / f"{key}.txt", encoding)
+            box = find_box(boxes, numbers[name], birds) if numbers else None
+            records.append(Record(key, folder / name, classes[number], captions, box))
     return records
 
 
@@ -83,6 +83,11 @@ def read_vocabulary(path: Path) -> Vocabulary:
     if words[0] != PADDING:
         raise UserError(f"{path}: word 0 is {words[0]!r}, expected the padding {PADDING!r}")
     return Vocabulary(words[1:])
+
+
+def _read_lists(birds: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the numbers of CUB's images by their names, and the lines of their boxes by number."""
+    return {name: number for number, name in read_image_names(birds).items()}, read_box_lines(birds)
 
 
 def _read_keys(root: Path, split: str) -> list[str]:
@@ -147,13 +152,6 @@ def _read_indexed(path: Path, split: str, count: int) -> list[tuple[str, ...]]:
             raise UserError(f"{path} holds the caption {str(indices)[:60]}: expected indices of its {len(words)} words")
         texts.append(" ".join(words[index] for index in indices if index))
     return [tuple(texts[start : start + each]) for start in range(0, len(texts), each)]
-
-
-def _read_text(path: Path, encoding: str | None) -> tuple[str, ...]:
-    lines = tuple(read_lines(path, "the captions of an image, one a line", encoding))
-    if not lines:
-        raise UserError(f"{path} is empty: it should hold the captions of an image, one a line")
-    return lines
 
 
 def _read_pickle(path: Path) -> list[Any]:

@@ -15,7 +15,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from kvmgan.data.records import Record, Split, check_split, collected
@@ -23,6 +22,7 @@ from kvmgan.errors import UserError
 from kvmgan.files import read_lines
 
 _SPLIT_FILES = {"train": "trainvalclasses.txt", "test": "testclasses.txt"}
+_BOXES = "bounding_boxes.txt"
 _SPLIT_LINES = "the classes of a split, one a line"
 
 
@@ -45,7 +45,7 @@ def read_cub(
     wanted = _read_split(root, base, split, set(classes.values()))
     images = read_image_names(base)
     labels = _read_table(base / "image_class_labels.txt", "'<image number> <class number>' lines")
-    boxes = read_boxes(base, images)
+    boxes = read_box_lines(base)
     text = _text_folder(root, base)
     records = []
     for number, name in images.items():
@@ -54,8 +54,8 @@ def read_cub(
             if _lookup(classes, label, base / "classes.txt") not in wanted:
                 continue
             key = name.rpartition(".")[0]
-            captions = _read_captions(text / f"{key}.txt", encoding)
-            records.append(Record(key, base / "images" / name, int(label) - 1, captions, boxes[name]))
+            captions = read_captions(text / f"{key}.txt", encoding)
+            records.append(Record(key, base / "images" / name, int(label) - 1, captions, find_box(boxes, number, base)))
     if not records:
         raise UserError(f"no image of {base / 'images.txt'} belongs to the {split} split")
     return records
@@ -66,11 +66,19 @@ def read_image_names(base: Path) -> dict[str, str]:
     return _read_names(base / "images.txt", "'<image number> <class>/<image>.jpg' lines")
 
 
-def read_boxes(base: Path, images: Mapping[str, str]) -> dict[str, tuple[float, float, float, float]]:
-    """Return x, y, width, height by image name, from ``bounding_boxes.txt``. Raises `UserError` as `read_cub` does."""
-    path = base / "bounding_boxes.txt"
-    table = _read_table(path, "'<image number> <x> <y> <width> <height>' lines")
-    return {name: _parse_box(_lookup(table, number, path), path) for number, name in images.items()}
+def read_box_lines(base: Path) -> dict[str, str]:
+    """Return the lines of ``bounding_boxes.txt`` by image number. Raises `UserError` as `read_cub` does."""
+    return _read_table(base / _BOXES, "'<image number> <x> <y> <width> <height>' lines")
+
+
+def find_box(lines: dict[str, str], number: str, base: Path) -> tuple[float, float, float, float]:
+    """Return x, y, width, height of an image from what `read_box_lines` read. Raises `UserError` as `read_cub` does."""
+    text = _lookup(lines, number, base / _BOXES)
+    try:
+        x, y, width, height = (float(part) for part in text.split())
+    except ValueError:
+        raise UserError(f"{base / _BOXES} holds the box {text!r}: expected '<x> <y> <width> <height>'") from None
+    return x, y, width, height
 
 
 def _beside(root: Path, base: Path, name: str) -> Path:
@@ -132,15 +140,8 @@ def _lookup(table: dict[str, str], key: str, path: Path) -> str:
     return table[key]
 
 
-def _parse_box(text: str, path: Path) -> tuple[float, float, float, float]:
-    try:
-        x, y, width, height = (float(number) for number in text.split())
-    except ValueError:
-        raise UserError(f"{path} holds the box {text!r}: expected '<x> <y> <width> <height>'") from None
-    return x, y, width, height
-
-
-def _read_captions(path: Path, encoding: str | None) -> tuple[str, ...]:
+def read_captions(path: Path, encoding: str | None) -> tuple[str, ...]:
+    """Return the captions of an image, one a line. Raises `UserError` when there is none."""
     captions = tuple(read_lines(path, "the captions of an image, one a line", encoding))
     if not captions:
         raise UserError(f"{path} is empty: it should hold the captions of an image, one a line")

@@ -119,6 +119,16 @@ def test_what_was_interrupted_goes_on(
     assert (folder / "shard-00001.bin").read_bytes() == whole
 
 
+def test_a_shard_that_was_cut_short_is_not_read(records: list[Record], decoded: list[Path], tmp_path: Path) -> None:
+    """Its images are decoded from their files; those of the other shards are there."""
+    folder = tmp_path / "kept"
+    prepare(folder, records)
+    path = folder / "shard-00001.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    found = PreparedImages(folder)
+    assert [record in found for record in records] == [number not in range(5, 10) for number in range(24)]
+
+
 def test_a_broken_image_is_kept_as_such(records: list[Record], make_dataset: MakeDataset, tmp_path: Path) -> None:
     """Cut short, and missing: the data set leaves them out with the reason, as without a preparation."""
     records[2].image_path.write_bytes(records[2].image_path.read_bytes()[:400])

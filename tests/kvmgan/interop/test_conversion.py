@@ -49,8 +49,8 @@ def files(tmp_path_factory) -> dict[str, Path]:
 
 def words_for(files: dict[str, Path], out: Path, *more: str) -> list[str]:
     """The words of a conversion."""
-    named = [word for name in ("generator", "text-encoder", "image-encoder", "captions") for word in
-             (f"--{name}", str(files[name]))]  # fmt: skip
+    given = ("generator", "text-encoder", "image-encoder", "captions")
+    named = [word for name in given for word in (f"--{name}", str(files[name]))]
     return ["convert", str(out), *named, *more]
 
 

@@ -13,6 +13,7 @@ from kvmgan.errors import UserError
 from kvmgan.files import exclusive
 from kvmgan.pretraining.encoders import find_encoders, load_encoders
 from kvmgan.train import main
+from kvmgan.training import encoder_cache
 
 
 def _cached(cache: Path) -> set[str]:
@@ -52,6 +53,16 @@ def test_what_decides_the_weights_makes_new_ones(tiny_run, tiny_arguments, tmp_p
     assert pretrain.main([*tiny_arguments[:-1], str(cache), *words]) == 0
     new = _cached(cache) - before
     assert [name.split("-")[0] for name in new if name.startswith("damsm")] == ["damsm"]
+
+
+def test_another_way_of_decoding_makes_new_ones(tiny_run, tiny_arguments, tmp_path, monkeypatch):
+    """The files are the same and what pretraining sees of them isn't."""
+    cache = tmp_path / "cache"
+    shutil.copytree(Path(tiny_arguments[-1]), cache)
+    before = _cached(cache)
+    monkeypatch.setattr(encoder_cache, "DECODING_VERSION", 99)
+    assert pretrain.main([*tiny_arguments[:-1], str(cache)]) == 0
+    assert sorted(name.split("-")[0] for name in _cached(cache) - before) == ["classifier", "damsm"]
 
 
 def test_a_pretraining_is_a_run(tiny_run, tiny_arguments):

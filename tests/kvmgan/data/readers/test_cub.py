@@ -105,6 +105,25 @@ def test_malformed_file_is_named(cub_root: Path, name: str, content: str, messag
     assert str(cub_root / name) in str(caught.value)
 
 
+def test_what_is_wrong_with_an_image_of_the_other_split_stops_nothing(cub_root: Path) -> None:
+    """Its box is broken, and it has none: the training images are read, the test image isn't."""
+    lines = (cub_root / "bounding_boxes.txt").read_text().splitlines()
+    for owl in (["2 0 0 9"], []):
+        (cub_root / "bounding_boxes.txt").write_text("\n".join([lines[0], *owl, *lines[2:]]))
+        assert len(read_cub(cub_root, "train")) == 3
+        with pytest.raises(UserError, match=r"holds the box '0 0 9'|has no line for number 2"):
+            read_cub(cub_root, "test")
+
+
+def test_what_is_wrong_with_an_image_may_be_collected(cub_root: Path) -> None:
+    """The reader goes on without it."""
+    (cub_root / "text" / "001.Auk" / "Auk_1.txt").write_text("")
+    (cub_root / "bounding_boxes.txt").write_text("1 0 0 9 9\n2 0 0 9 9\n3 0 0 9\n4 0 0 9 9\n")
+    problems: list[UserError] = []
+    assert [record.key for record in read_cub(cub_root, "train", None, problems)] == ["003.Jay/Jay_1"]
+    assert ["is empty" in str(problems[0]), "holds the box '0 0 9'" in str(problems[1])] == [True, True]
+
+
 def test_one_split_alone_is_read(cub_root: Path) -> None:
     """Whoever evaluates may have no list of the training classes."""
     (cub_root / "trainvalclasses.txt").unlink()

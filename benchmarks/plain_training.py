@@ -2,7 +2,8 @@
 
 The same networks, losses and random numbers, in eager float32: the response concatenated with itself before it is
 convolved, nearest upsampling before the 3x3 convolution, the eager memory layer, real and fake pictures in passes of
-their own, one graph for all of the generator's losses, torch's Adam, the moving average one tensor after the other.
+their own, torch's spectral normalisation, one graph for all of the generator's losses, torch's Adam, the moving average
+one tensor after the other.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import spectral_norm
 
 from kvmgan.config import DamsmOptions, TrainingOptions
 from kvmgan.data.dataset import Batch
@@ -37,7 +40,8 @@ class PlainTraining:
         training: TrainingOptions,
         damsm: DamsmOptions,
     ):
-        self.generator, self.average, self.discriminators = generator, average, discriminators
+        self.generator, self.average = generator, average
+        self.discriminators = [with_torch_spectral_norm(net) for net in discriminators]
         self.encoders, self.training = encoders, training
         self.gammas = {"gamma1": damsm.gamma1, "gamma2": damsm.gamma2, "gamma3": damsm.gamma3}
         rate = training.lr_discriminator
@@ -89,6 +93,18 @@ class PlainTraining:
                 value.mul_(decay).add_(new[name], alpha=1 - decay)
             else:
                 value.copy_(new[name])
+
+
+def with_torch_spectral_norm(net: Discriminator) -> Discriminator:
+    """The same discriminator, its weights normalised by torch's own parametrisation; changed in place."""
+    for parent in list(net.modules()):
+        for name, conv in list(parent.named_children()):
+            if isinstance(conv, nn.Conv2d) and parametrize.is_parametrized(conv):
+                shape = conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding
+                same = spectral_norm(nn.Conv2d(*shape, device=conv.bias.device, dtype=conv.bias.dtype))
+                same.load_state_dict(conv.state_dict())
+                setattr(parent, name, same)
+    return net
 
 
 def plain_generator(

@@ -171,7 +171,7 @@ class TrainingOptions:
     stay float32. float16 scales its losses. auto: bfloat16 where the device multiplies it fast, else float32."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     """Order of images and features in memory; changes speed, not results. auto: channels_last for 16-bit arithmetic
-    on a device that is fast at it, else contiguous."""
+    on a device that is fast at it and for float32 on a CPU with AVX-512, else contiguous."""
     compile: bool = False
     """Compile generator, discriminators and image encoder with torch.compile."""
     tf32: bool = False

@@ -5,11 +5,11 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from kvmgan.errors import UserError
 from kvmgan.models.initialisation import initialise_weights
 from kvmgan.models.recomputation import recomputed
+from kvmgan.models.spectral_norm import spectral_norm
 
 # DM-GAN's deepest discriminator without reducing convolutions works on 64 pixels: four halvings down to 4x4.
 PLAIN_HALVINGS = 4

@@ -26,12 +26,16 @@ def test_auto_is_bfloat16_where_the_processor_multiplies_it(monkeypatch, capabil
 
 
 def test_memory_format_follows_the_arithmetic(monkeypatch):
-    """channels_last for 16 bits where the device is fast at them; what is asked for stands."""
+    """channels_last for 16 bits where the device is fast at them and for float32 with AVX-512, else as asked for."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
     last, plain = torch.channels_last, torch.contiguous_format
     found = {name: Precision(name, CPU).memory_format("auto") for name in ("float32", "bfloat16", "float16")}
     assert found == {"float32": plain, "bfloat16": last, "float16": last}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True, "avx2": True}, raising=False)
+    assert Precision("float32", CPU).memory_format("auto") is last
+    assert Precision("float32", torch.device("cuda")).memory_format("auto") is plain
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    assert Precision("float32", CPU).memory_format("auto") is plain
     assert Precision("bfloat16", CPU).memory_format("auto") is plain
     assert Precision("float32", CPU).memory_format("channels_last") is last
     assert Precision("bfloat16", CPU).memory_format("contiguous") is plain

@@ -38,13 +38,17 @@ class SpectralNorm(nn.Module):
         self._iterate(weight, FIRST_ITERATIONS)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The weight over its greatest singular value, of the same shape."""
-        if self.training:
-            self._iterate(weight, 1)
-        # Copied: the next call moves u and v on, and backward of this one needs what they were.
-        u, v = self._u.clone(), self._v.clone()
-        sigma = torch.dot(u, torch.mv(_matrix(weight.detach()), _as_row(v, weight)))
-        return _DividedBySigma.apply(weight, u, v, sigma)
+        """The weight over its greatest singular value, of the same shape, in its own type under autocast, too."""
+        # On GPUs autocast would run mv in 16 bits, and dot is given one result of it and one float32 vector.
+        with torch.autocast(weight.device.type, enabled=False):
+            if self.training:
+                self._iterate(weight, 1)
+            # Copied: the next call moves u and v on, and backward of this one needs what they were.
+            u, v = self._u.clone(), self._v.clone()
+            order = _order(weight)
+            (row,) = _matrix(v.view_as(weight[:1]), order)
+            sigma = torch.dot(u, torch.mv(_matrix(weight.detach(), order), row))
+            return _DividedBySigma.apply(weight, u, v, sigma)
 
     def right_inverse(self, value: Tensor) -> Tensor:
         """What an assigned weight is kept as: itself."""
@@ -52,11 +56,13 @@ class SpectralNorm(nn.Module):
 
     @torch.no_grad()
     def _iterate(self, weight: Tensor, times: int) -> None:
-        matrix, v = _matrix(weight), _as_row(self._v, weight)
+        order = _order(weight)
+        matrix = _matrix(weight, order)
+        (v,) = _matrix(self._v.view_as(weight[:1]), order)
         for _ in range(times):
             F.normalize(torch.mv(matrix, v), dim=0, eps=EPSILON, out=self._u)
             v = F.normalize(torch.mv(matrix.T, self._u), dim=0, eps=EPSILON)
-        self._v.copy_(_from_row(v, weight))
+        self._v.copy_(_from_matrix(v, weight.shape[1:], order).flatten())
 
 
 class _DividedBySigma(torch.autograd.Function):
@@ -72,12 +78,13 @@ class _DividedBySigma(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         normalised, u, v, sigma = ctx.saved_tensors
-        # Alike, so that neither's matrix is a copy; were it one, it would be right all the same.
-        scaled = (gradient / sigma).contiguous(memory_format=_order(normalised))
-        rows = _matrix(scaled)
-        along = torch.dot(rows.flatten(), _matrix(normalised).flatten())
-        rows.addr_(-along * u, _as_row(v, normalised))
-        return _from_matrix(rows, normalised), None, None, None
+        order = _order(normalised)
+        # In the order of the other, so that neither's matrix is a copy; were it one, it would be right all the same.
+        rows = _matrix((gradient / sigma).contiguous(memory_format=order), order)
+        along = torch.dot(rows.flatten(), _matrix(normalised, order).flatten())
+        (row,) = _matrix(v.view_as(normalised[:1]), order)
+        rows.addr_(-along * u, row)
+        return _from_matrix(rows, normalised.shape[1:], order), None, None, None
 
 
 def _order(weight: Tensor) -> torch.memory_format:
@@ -86,30 +93,14 @@ def _order(weight: Tensor) -> torch.memory_format:
     return torch.channels_last if side_by_side else torch.contiguous_format
 
 
-def _matrix(weight: Tensor) -> Tensor:
-    """(out, in, height, width) as (out, in * height * width), columns in the order in which they lie in memory."""
-    last = _order(weight) == torch.channels_last
-    return (weight.permute(0, 2, 3, 1) if last else weight).flatten(1)
+def _matrix(tensor: Tensor, order: torch.memory_format) -> Tensor:
+    """(N, in, height, width) as (N, in * height * width), columns as they lie in memory in this order."""
+    return (tensor.permute(0, 2, 3, 1) if order == torch.channels_last else tensor).flatten(1)
 
 
-def _from_matrix(rows: Tensor, weight: Tensor) -> Tensor:
-    """What `_matrix` made of a tensor like ``weight``, back in its shape."""
-    count, channels, height, width = weight.shape
-    if _order(weight) == torch.contiguous_format:
-        return rows.view(weight.shape)
-    return rows.view(count, height, width, channels).permute(0, 3, 1, 2)
-
-
-def _as_row(v: Tensor, weight: Tensor) -> Tensor:
-    """A vector in the order (in, height, width) in that of the columns of ``_matrix(weight)``."""
-    if _order(weight) == torch.contiguous_format:
-        return v
-    return v.view(weight.shape[1:]).permute(1, 2, 0).flatten()
-
-
-def _from_row(row: Tensor, weight: Tensor) -> Tensor:
-    """What `_as_row` made of a vector, back in the order (in, height, width)."""
-    if _order(weight) == torch.contiguous_format:
-        return row
-    channels, height, width = weight.shape[1:]
-    return row.view(height, width, channels).permute(2, 0, 1).flatten()
+def _from_matrix(matrix: Tensor, shape: torch.Size, order: torch.memory_format) -> Tensor:
+    """What `_matrix` made of a tensor (N, *shape), back in its shape."""
+    if order == torch.channels_last:
+        channels, height, width = shape
+        return matrix.view(-1, height, width, channels).permute(0, 3, 1, 2)
+    return matrix.view(-1, *shape)

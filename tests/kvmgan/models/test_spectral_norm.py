@@ -12,10 +12,10 @@ from kvmgan.models.spectral_norm import spectral_norm
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
-def make_pair(memory_format="contiguous", dtype=torch.float64):
+def make_pair(memory_format="contiguous"):
     """A convolution under torch's norm and under ours, with the same numbers."""
     torch.manual_seed(0)
-    conv = nn.Conv2d(5, 7, 3, dtype=dtype)
+    conv = nn.Conv2d(5, 7, 3, dtype=torch.float64)
     theirs, ours = torch_spectral_norm(copy.deepcopy(conv)), spectral_norm(conv)
     ours.load_state_dict(theirs.state_dict())
     return theirs, ours.to(memory_format=FORMATS[memory_format])
@@ -33,8 +33,8 @@ def test_numbers_and_gradients_are_those_of_torch_from_read_to_read(memory_forma
     theirs, ours = make_pair(memory_format)
     images = torch.randn(2, 5, 6, 6, dtype=torch.float64).contiguous(memory_format=FORMATS[memory_format])
     for step in range(4):
-        theirs.train(step < 3), ours.train(step < 3)
         for conv in (theirs, ours):
+            conv.train(step < 3)
             conv.zero_grad()
             conv(images).tanh().square().sum().backward()
         torch.testing.assert_close(ours.weight, theirs.weight)
@@ -50,7 +50,6 @@ def test_numbers_and_gradients_are_those_of_torch_from_read_to_read(memory_forma
 @pytest.mark.parametrize("arriving", [*FORMATS, "expanded"])
 def test_gradient_whichever_order_it_comes_in(memory_format, arriving):
     theirs, ours = make_pair(memory_format)
-    theirs.eval(), ours.eval()
     gradient = torch.randn(7, 5, 3, 3, dtype=torch.float64)
     if arriving == "expanded":
         gradient = gradient[:, :, :1, :1].expand(7, 5, 3, 3)
@@ -58,7 +57,7 @@ def test_gradient_whichever_order_it_comes_in(memory_format, arriving):
         gradient = gradient.contiguous(memory_format=FORMATS[arriving])
     before = gradient.clone()
     for conv in (theirs, ours):
-        conv.weight.backward(gradient)
+        conv.eval().weight.backward(gradient)
     kept = ours.parametrizations.weight.original
     torch.testing.assert_close(kept.grad, theirs.parametrizations.weight.original.grad)
     assert kept.grad.is_contiguous(memory_format=FORMATS[memory_format])
@@ -72,6 +71,17 @@ def test_gradient_by_finite_differences():
     assert torch.autograd.gradcheck(norm, weight)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         torch.autograd.grad(norm(weight).square().sum(), weight, create_graph=True)[0].sum().backward()
+
+
+def test_autocast_leaves_the_norm_in_the_weight_s_type(monkeypatch):
+    """Where mv runs in 16 bits, as under autocast on GPUs: each that is called sees autocast off."""
+    conv, plain = (spectral_norm(nn.Conv2d(5, 7, 3)) for _ in range(2))
+    plain.load_state_dict(conv.state_dict())
+    expected, seen, mv = plain.weight, [], torch.mv
+    monkeypatch.setattr(torch, "mv", lambda *xs: seen.append(torch.is_autocast_enabled("cpu")) or mv(*xs))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(conv.weight, expected)
+    assert seen == [False] * 3
 
 
 def test_two_reads_before_one_backward():

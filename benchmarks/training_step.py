@@ -122,7 +122,7 @@ def print_peak(contender: str, device: torch.device, batch_size: int) -> None:
 def _peak_of_process() -> int:
     """Bytes. Not getrusage's figure: a process begins there with that of the one that started it."""
     status = Path("/proc/self/status")
-    if not status.exists():
+    if not status.exists():  # macOS, which counts in bytes.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024

@@ -25,8 +25,9 @@ def test_gradient_in_channels_last(arriving):
     features.requires_grad_()
     assert torch.autograd.gradcheck(gated, features)
     gradient = torch.randn(2, 3, 3, 5, dtype=torch.float64)
-    gradient = gradient[:, :, :1, :1].expand(2, 3, 3, 5) if arriving == "expanded" else gradient
-    if arriving != "expanded":
+    if arriving == "expanded":
+        gradient = gradient[:, :, :1, :1].expand(2, 3, 3, 5)
+    else:
         gradient = gradient.contiguous(memory_format=arriving)
     (found,) = torch.autograd.grad(gated(features), features, gradient)
     (right,) = torch.autograd.grad(F.glu(features, dim=1), features, gradient)

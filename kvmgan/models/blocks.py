@@ -4,35 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kvmgan.models.enlargement import enlarging_conv
 from kvmgan.models.glu import gated
 
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
     """3x3 convolution without bias that keeps the size."""
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
-
-
-# Below this, adding the weights of a 3x3 convolution up costs more than the products that it spares.
-FEW_POSITIONS = 256
-
-
-def enlarging_conv(features: Tensor, weight: Tensor) -> Tensor:
-    """Nearest-neighbour x2, then a 3x3 convolution: (B, in, H, W) -> (B, out, 2H, 2W).
-
-    From ``FEW_POSITIONS`` positions B*H*W on, both are one transposed convolution. Each of the 2x2 copies of a pixel
-    meets some of the nine weights, so weights that meet the same pixel are added beforehand: 4 products an output
-    instead of 9, and no enlarged copy of the features.
-
-    Args:
-        features: (B, in, H, W).
-        weight: (out, in, 3, 3).
-    """
-    batch, _, height, width = features.shape
-    if batch * height * width < FEW_POSITIONS:
-        return F.conv2d(F.interpolate(features, scale_factor=2.0, mode="nearest"), weight, padding=1)
-    flipped = weight.flip(2, 3).transpose(0, 1)
-    kernel = F.avg_pool2d(flipped, kernel_size=2, stride=1, padding=1, divisor_override=1)
-    return F.conv_transpose2d(features, kernel, stride=2, padding=1)
 
 
 def folded(weight: Tensor) -> Tensor:

@@ -19,25 +19,26 @@ def gated(features: Tensor) -> Tensor:
 class _ChannelsLastGlu(torch.autograd.Function):
     """GLU whose backward writes both halves of the gradient where they stand.
 
-    In channels_last `torch.nn.functional.glu`'s backward takes five times as long as in contiguous features, and that
-    of two chunks joins their gradients by one more copy.
+    In channels_last `torch.nn.functional.glu`'s backward takes three to nine times as long, and that of two chunks
+    joins their gradients by one more copy. Nothing but the features is kept: opening the gates again costs less than
+    writing them to memory and reading them.
     """
 
     @staticmethod
     def forward(ctx: FunctionCtx, features: Tensor) -> Tensor:
-        values, gates = features.chunk(2, dim=1)
-        opened = gates.sigmoid()
-        ctx.save_for_backward(values, opened)
-        return values * opened
+        ctx.save_for_backward(features)
+        return F.glu(features, dim=1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
-        values, opened = ctx.saved_tensors
-        batch, channels, height, width = values.shape
-        shape = batch, 2 * channels, height, width
-        joined = torch.empty(shape, dtype=values.dtype, device=values.device, memory_format=torch.channels_last)
+        (features,) = ctx.saved_tensors
+        values, gates = features.chunk(2, dim=1)
+        joined = torch.empty_like(features, memory_format=torch.channels_last)
         by_values, by_gates = joined.chunk(2, dim=1)
-        torch.mul(gradient, opened, out=by_values)
-        torch.ops.aten.sigmoid_backward.grad_input(gradient * values, opened, grad_input=by_gates)
+        torch.sigmoid(gates, out=by_gates)
+        torch.mul(gradient, by_gates, out=by_values)
+        # Element by element, so that what it reads it may write over.
+        torch.ops.aten.sigmoid_backward.grad_input(gradient, by_gates, grad_input=by_gates)
+        by_gates.mul_(values)
         return joined

@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kvmgan.models.blocks import FEW_POSITIONS, ResidualBlock, UpsampleBlock, enlarging_conv
+from kvmgan.models import enlargement
+from kvmgan.models.blocks import ResidualBlock, UpsampleBlock
+from kvmgan.models.enlargement import FEW_POSITIONS, enlarging_conv
 from kvmgan.models.generator import Generator
 from kvmgan.models.refinement import RefinementStage
 
@@ -87,6 +89,53 @@ def test_enlarging_conv_is_nearest_enlargement_then_convolution(shape, transpose
     assert actual.grad_fn._saved_transposed is transposed
     enlarged = features.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     assert_same_with_gradients([actual], [F.conv2d(enlarged, weight, padding=1)], [features, weight])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("positions", [1, 33, 40, 70])
+def test_the_kernels_gradient_in_strips_is_the_whole_one(monkeypatch, positions, dtype):
+    """Strips of 1, 3, 3 and 6 of 13 rows: every row is first or last somewhere, and a last strip is a single row."""
+    monkeypatch.setattr(enlargement, "STRIP_POSITIONS", positions)
+    features = random(*MANY).unsqueeze(1).repeat(1, 3, 1, 1) * random(2, 3, 1, 1)
+    features = features.to(dtype, memory_format=torch.channels_last).requires_grad_()
+    weight = random(6, 3, 3, 3).to(dtype).requires_grad_()
+    actual = enlarging_conv(features, weight)
+    assert type(actual.grad_fn).__name__ == "_StripwiseTransposedConvBackward"
+    enlarged = features.double().repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    expected = F.conv2d(enlarged, weight.double(), padding=1)
+    upstream = random(*expected.shape)
+    wanted = torch.autograd.grad(expected, [features, weight], upstream)
+    # A gradient that comes in the other order, too.
+    for order in FORMATS:
+        given = upstream.to(dtype, memory_format=order)
+        found = torch.autograd.grad(actual, [features, weight], given, retain_graph=True)
+        tolerance = {"rtol": 1e-5, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-12}
+        torch.testing.assert_close(found, wanted, **tolerance)
+
+
+def test_strips_are_for_channels_last_in_more_than_16_bits_where_nothing_is_compiled(monkeypatch):
+    monkeypatch.setattr(enlargement, "STRIP_POSITIONS", 1)
+    features, weight = torch.randn(2, 3, 13, 11), torch.randn(6, 3, 3, 3, requires_grad=True)
+    channels_last = features.to(memory_format=torch.channels_last)
+
+    def form(given: Tensor) -> str:
+        return type(enlarging_conv(given, weight).grad_fn).__name__
+
+    assert form(channels_last).startswith("_Stripwise")
+    assert form(features) == "ConvolutionBackward0"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert form(channels_last) == "ConvolutionBackward0"
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert form(channels_last) == "ConvolutionBackward0"
+
+
+def test_a_second_derivative_through_strips_is_refused(monkeypatch):
+    monkeypatch.setattr(enlargement, "STRIP_POSITIONS", 1)
+    features = torch.randn(2, 3, 13, 11).to(memory_format=torch.channels_last).requires_grad_()
+    output = enlarging_conv(features, torch.randn(6, 3, 3, 3))
+    (first,) = torch.autograd.grad(output.square().sum(), features, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
 
 
 @pytest.mark.parametrize("shape", [FEW, MANY])

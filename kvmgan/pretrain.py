@@ -13,13 +13,13 @@ import tyro
 from kvmgan.command_line import default_cache_dir, parse, run_command, starting_options
 from kvmgan.config import Options, validate
 from kvmgan.config_file import to_yaml
+from kvmgan.evaluation.evaluator import Evaluator
 from kvmgan.metrics.metric_rows import format_metrics
 from kvmgan.runs.interruption import SignalGuard
 from kvmgan.runs.progress import Phases
 from kvmgan.training.datasets import data_root, find_prepared, fit_to_data, load_splits
 from kvmgan.training.device import resolve_device, set_threads
 from kvmgan.training.encoder_cache import ensure_encoders
-from kvmgan.training.evaluation import Evaluator
 from kvmgan.training.preflight import prepare
 
 PROG = "python -m kvmgan.pretrain"

@@ -102,6 +102,15 @@ def to_scales(pixels: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     return scales[::-1]
 
 
+def to_bytes(images: Tensor, *, truncate: bool = False) -> Tensor:
+    """Return `images` in [-1, 1] as uint8, as a PNG file keeps them: each level the nearest, or that below.
+
+    truncate: as the released AttnGAN and DM-GAN code saves pictures.
+    """
+    levels = (images.detach().float().clamp(-1, 1) + 1) * 127.5
+    return (levels if truncate else levels.round()).to(torch.uint8)
+
+
 def _shrink(images: Tensor, size: int) -> Tensor:
     """Return `images` (B, 3, S, S) at the smaller side `size`."""
     ratio, rest = divmod(images.shape[-1], size)

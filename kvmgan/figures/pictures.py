@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from kvmgan.data.pixels import to_bytes
 from kvmgan.errors import UserError
 from kvmgan.files import atomic_file
 
@@ -18,8 +19,7 @@ MARGIN = 8
 
 def to_picture(image: Tensor, side: int | None = None) -> Image.Image:
     """A picture from (3, s, s) in [-1, 1], enlarged to ``side`` pixels by repeating pixels."""
-    levels = ((image.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte()
-    picture = Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+    picture = Image.fromarray(to_bytes(image).cpu().permute(1, 2, 0).contiguous().numpy())
     return picture if side is None else picture.resize((side, side), Image.Resampling.NEAREST)
 
 

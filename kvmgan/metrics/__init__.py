@@ -1,1 +1,1 @@
-"""Metrics of generated pictures: R-precision and attribute accuracy."""
+"""Metrics of generated pictures: their arithmetic, and the networks that look at the pictures."""

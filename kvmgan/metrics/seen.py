@@ -1,35 +1,41 @@
-"""What the judging networks see in pictures."""
+"""What networks see in pictures, streamed: pictures are looked at batch by batch and not kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kvmgan.models.attribute_classifier import AttributeClassifier
+# What was seen in N pictures, on the host: "<watcher>.<name>" -> (N, ...).
+Seen = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What is seen in N pictures, on the host: features (N, D), and attribute -> index of its value (N,)."""
+class Watcher:
+    """A frozen network that looks at pictures.
 
-    features: Tensor
-    attributes: dict[str, Tensor]
+    name: of the network, in protocols. weights: hash of its weights.
+    look: (b, 3, s, s) uint8 on the watcher's device -> name -> (b, ...).
+    """
 
-    def __getitem__(self, rows: Tensor) -> Seen:
-        """What is seen in the pictures ``rows`` (M,) int64, in this order."""
-        return Seen(self.features[rows], {name: values[rows] for name, values in self.attributes.items()})
+    name: str
+    weights: str
+    look: Callable[[Tensor], Mapping[str, Tensor]]
 
 
 @torch.no_grad()
-def see(batches: Iterable[Tensor], image_encoder: nn.Module, classifier: AttributeClassifier | None) -> Seen:
-    """Look at pictures (b, 3, s, s) in [-1, 1], batch by batch; no attributes are seen without a classifier."""
-    features, attributes = [], []
-    for images in batches:
-        features.append(image_encoder(images)[1].cpu())
-        if classifier is not None:
-            attributes.append({name: logits.argmax(dim=1).cpu() for name, logits in classifier(images).items()})
-    names = attributes[0] if attributes else ()
-    return Seen(torch.cat(features), {name: torch.cat([part[name] for part in attributes]) for name in names})
+def see(batches: Iterable[Tensor], watchers: Sequence[Watcher]) -> Seen:
+    """Let every watcher look at pictures (b, 3, s, s) uint8; returns what they saw, in the pictures' order."""
+    parts: dict[str, list[Tensor]] = {}
+    for pictures in batches:
+        for watcher in watchers:
+            for name, values in watcher.look(pictures).items():
+                parts.setdefault(f"{watcher.name}.{name}", []).append(values.cpu())
+    return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def rows_of(seen: Seen, rows: Tensor) -> Seen:
+    """What was seen in the pictures ``rows`` (M,) int64, in this order."""
+    return {name: values[rows] for name, values in seen.items()}

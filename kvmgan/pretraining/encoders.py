@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -167,14 +166,6 @@ def load_weights(module: nn.Module, path: Path) -> None:
     if wrong:
         raise UserError(f"{path} doesn't fit the settings beside it ({wrong[0]} differs): restore the two together")
     module.load_state_dict(tensors)
-
-
-def weights_digest(module: nn.Module) -> str:
-    """Hash of a module's weights and buffers, short form, independent of the device."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _load_shape(path: Path) -> EncoderShape:

@@ -15,6 +15,7 @@ from kvmgan.data.batches import BatchStream
 from kvmgan.data.dataset import Batch
 from kvmgan.data.prefetch import prefetched
 from kvmgan.errors import UserError
+from kvmgan.evaluation.evaluator import Evaluator
 from kvmgan.files import read_json, write_text
 from kvmgan.metrics.metric_rows import append_metrics, format_metrics
 from kvmgan.pretraining.encoders import Encoders
@@ -27,7 +28,6 @@ from kvmgan.runs.run_log import RunLog
 from kvmgan.runs.spans import span
 from kvmgan.training.checkpoint import save_checkpoint
 from kvmgan.training.datasets import Splits
-from kvmgan.training.evaluation import Evaluator
 from kvmgan.training.fixed_samples import FixedSamples, fixed_samples
 from kvmgan.training.precision import Precision
 from kvmgan.training.state import TrainingState

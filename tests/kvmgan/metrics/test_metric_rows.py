@@ -25,7 +25,7 @@ def test_lines_are_added_to_those_that_are_there(tmp_path):
     append_metrics(path, ROWS[1:], 7)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines] == [5, 7, 7, 7]
-    first = {"step": 5, "metric": "r_precision", "subject": "ema", "value": 71.235, "std": 1.25}
+    first = {"step": 5, "metric": "r_precision", "subject": "ema", "value": 71.2346, "std": 1.25}
     assert list(lines[0].items()) == [*first.items(), ("protocol", {"seed": 3})]
 
 
@@ -38,10 +38,21 @@ def test_a_file_that_cannot_be_written_is_one_line_even_without_a_row(tmp_path):
 def test_table_has_a_line_a_subject_and_a_column_a_metric():
     lines = [line.split() for line in format_metrics(ROWS).splitlines()]
     assert lines == [
-        ["r_precision", "%", "attribute_accuracy", "%"],
+        ["R-precision", "%", "attributes", "%"],
         ["ema", "71.2", "±", "1.2", "55.0"],
         ["real", "90.0", "±", "0.0", "100.0"],
     ]
+
+
+def test_a_metric_that_a_subject_lacks_leaves_its_place_empty_and_small_figures_are_kept():
+    """A kernel distance is shown times a thousand and stored as it is."""
+    row = metric_row("kd", "ema", 0.000412345678, {"std": 0.0001}, {})
+    assert row["value"] == 0.000412346
+    lines = format_metrics([ROWS[1], row]).splitlines()
+    assert lines[0].split() == ["R-precision", "%", "KD", "×10³"]
+    assert lines[1].split() == ["real", "90.0", "±", "0.0"]
+    assert lines[2].split() == ["ema", "0.41", "±", "0.10"]
+    assert len({len(line) for line in lines}) == 1
 
 
 def test_table_of_nothing_says_so():

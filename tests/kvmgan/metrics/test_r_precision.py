@@ -44,6 +44,25 @@ def test_folds_give_the_spread():
     assert r_precision(pictures, captions, mismatched, 2) == (50.0, 50.0)
 
 
+def test_a_thousand_pictures_score_as_in_a_straightforward_loop():
+    """By AttnGAN's description: cosines with the own caption and 99 others, the first must be the largest."""
+    source = torch.Generator().manual_seed(5)
+    captions = torch.randn(1000, 12, generator=source)
+    pictures = captions + 1.2 * torch.randn(1000, 12, generator=source)
+    mismatched = draw_mismatched(np.arange(1000) % 50, 99, seed=4)
+    hits = []
+    for number, others in enumerate(mismatched.tolist()):
+        cosines = []
+        for caption in [number, *others]:
+            product = float(pictures[number].double() @ captions[caption].double())
+            lengths = float(pictures[number].double().norm() * captions[caption].double().norm())
+            cosines.append(product / lengths)
+        hits.append(cosines.index(max(cosines)) == 0)
+    folds = [100 * sum(hits[start : start + 100]) / 100 for start in range(0, 1000, 100)]
+    assert 20 < np.mean(folds) < 90
+    assert r_precision(pictures, captions, mismatched, 10) == pytest.approx((np.mean(folds), np.std(folds)))
+
+
 @pytest.mark.parametrize("chunk", [1, 99, 1000])
 def test_parts_in_which_pictures_are_judged_do_not_matter(mismatched, monkeypatch, chunk):
     """However few candidates fit at once, every picture is judged by its own: every second one is right."""

@@ -4,48 +4,55 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kvmgan.metrics.seen import see
+from kvmgan.metrics.seen import Watcher, rows_of, see
 
-
-class _Encoder(nn.Module):
-    """Gives the mean of each channel as the global feature."""
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return images, images.mean(dim=(2, 3))
+PICTURES = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(5, 3, 4, 4)
 
 
-class _Classifier(nn.Module):
-    """Says which channel is largest, and whether the last one is positive."""
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        means = images.mean(dim=(2, 3))
-        return {"largest": means, "positive": torch.stack((-means[:, 2], means[:, 2]), dim=1)}
+def _look(pictures: Tensor) -> dict[str, Tensor]:
+    assert pictures.dtype == torch.uint8
+    return {"level": pictures[:, 0, 0, 0].float().requires_grad_(), "twice": 2 * pictures[:, 0, 0, :2].int()}
 
 
-PICTURES = torch.eye(3)[[2, 0, 1, 1, 2]][:, :, None, None].expand(5, 3, 4, 4).clone().requires_grad_()
+WATCHERS = [Watcher("one", "", _look), Watcher("other", "", _look)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_batches_are_put_together_in_order(batch_size):
-    seen = see(PICTURES.split(batch_size), _Encoder(), _Classifier())
-    assert torch.equal(seen.features, torch.eye(3)[[2, 0, 1, 1, 2]])
-    assert not seen.features.requires_grad
-    assert {name: values.tolist() for name, values in seen.attributes.items()} == {
-        "largest": [2, 0, 1, 1, 2],
-        "positive": [1, 0, 0, 0, 1],
-    }
+def test_batches_are_put_together_in_order_for_every_watcher(batch_size):
+    seen = see(PICTURES.split(batch_size), WATCHERS)
+    assert list(seen) == ["one.level", "one.twice", "other.level", "other.twice"]
+    for name in ("one", "other"):
+        assert seen[f"{name}.level"].tolist() == [0, 1, 2, 3, 4]
+        assert seen[f"{name}.twice"].tolist() == [[0, 0], [2, 2], [4, 4], [6, 6], [8, 8]]
+
+
+def test_pictures_are_looked_at_one_batch_at_a_time():
+    """Each batch is asked for after the one before was looked at by all: none is kept."""
+    events = []
+
+    def batches():
+        for picture in PICTURES.split(1):
+            events.append("made")
+            yield picture
+
+    def look(pictures: Tensor) -> dict[str, Tensor]:
+        events.append("seen")
+        return {"level": pictures[:, 0, 0, 0]}
+
+    see(batches(), [Watcher("one", "", look), Watcher("other", "", look)])
+    assert events == ["made", "seen", "seen"] * 5
+
+
+def test_nothing_needs_a_gradient():
+    with torch.no_grad():
+        assert not see([PICTURES], [Watcher("one", "", lambda p: {"mean": p.float().mean(dim=(1, 2, 3))})])[
+            "one.mean"
+        ].requires_grad
 
 
 def test_rows_can_be_taken_in_any_order_and_repeated():
-    seen = see([PICTURES], _Encoder(), _Classifier())[torch.tensor([4, 1, 1])]
-    assert torch.equal(seen.features, torch.eye(3)[[2, 0, 0]])
-    assert {name: values.tolist() for name, values in seen.attributes.items()} == {
-        "largest": [2, 0, 0],
-        "positive": [1, 0, 0],
-    }
-
-
-def test_nothing_but_features_without_a_classifier():
-    assert see([PICTURES], _Encoder(), None).attributes == {}
+    seen = rows_of(see([PICTURES], WATCHERS), torch.tensor([4, 1, 1]))
+    assert seen["one.level"].tolist() == [4, 1, 1]
+    assert seen["other.twice"].tolist() == [[8, 8], [2, 2], [2, 2]]

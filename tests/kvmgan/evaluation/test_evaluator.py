@@ -17,11 +17,11 @@ from kvmgan.data.dataset import TextImageDataset
 from kvmgan.data.procedural.archive import AttributeTruth
 from kvmgan.data.records import Record
 from kvmgan.data.vocabulary import Vocabulary
+from kvmgan.evaluation.evaluator import Evaluator
 from kvmgan.models.generator import Generator, GeneratorOutput
 from kvmgan.pretraining.encoders import Encoders, EncoderShape, build_image_encoder, build_text_encoder
 from kvmgan.random_streams import normal_noise
 from kvmgan.training.builders import build_generator
-from kvmgan.training.evaluation import Evaluator
 
 CPU = torch.device("cpu")
 SEEDS = (0, 1, 12345, 2**32, 2**63 - 1)

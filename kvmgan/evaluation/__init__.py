@@ -1,0 +1,1 @@
+"""Judging generators: which metrics by which networks, on which pictures, and the tables of the figures."""

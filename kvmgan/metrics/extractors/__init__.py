@@ -1,0 +1,1 @@
+"""The networks whose features, logits and embeddings metrics are computed on."""

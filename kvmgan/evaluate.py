@@ -26,7 +26,7 @@ from kvmgan.runs.interruption import SignalGuard
 from kvmgan.runs.run_folder import metrics_path
 from kvmgan.training.checkpoint import Checkpoint, load_checkpoint
 from kvmgan.training.datasets import data_root, find_prepared, load_test_split
-from kvmgan.training.device import resolve_device, set_threads
+from kvmgan.training.device import resolve_device, set_products, set_threads
 
 PROG = "python -m kvmgan.evaluate"
 
@@ -90,6 +90,8 @@ def _evaluate(argv: Sequence[str]) -> None:
     settled = settle_protocol(parse_metrics(first.metrics), first.protocol, weights)
     device = resolve_device(first.device, "--device")
     set_threads(first.threads)
+    # A figure that others compare with theirs: no product is rounded to TF32.
+    set_products(tf32=False, benchmark=True)
     with SignalGuard("the metrics of this run were not written"):
         # Every run is found whole, and every file that is written to, before the first picture is made.
         checkpoints = [load_checkpoint(source).runnable_on(device) for source in first.sources]

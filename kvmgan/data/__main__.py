@@ -1,4 +1,4 @@
-"""Look at data before anything is trained on it, and keep it decoded: ``python -m kvmgan.data inspect FOLDER``."""
+"""Unpack data, look at it before anything is trained on it, and keep it decoded: ``python -m kvmgan.data``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ import tyro
 from kvmgan.bounds import Bound, Count, Seed, check_bounds
 from kvmgan.command_line import default_cache_dir, parse_one_of, run_command
 from kvmgan.config import DataOptions, check_encoding
+from kvmgan.data.archives import unpack
 from kvmgan.data.dataset import TextImageDataset
 from kvmgan.data.inspection import Finding, SplitCounts, inspect_records
 from kvmgan.data.pixels import stored_side, to_scales
-from kvmgan.data.prepared import PreparedImages, prepare_images, prepared_folder
+from kvmgan.data.prepared import PreparedImages, keep_vocabulary, prepare_images, prepared_folder
 from kvmgan.data.readers.folder import check_folder
 from kvmgan.data.records import Record
 from kvmgan.data.vocabulary import Vocabulary
@@ -80,7 +81,17 @@ class InspectCommand(DataCommand):
     """Seed of which pictures are drawn, with which crop, facing and caption."""
 
 
-_COMMANDS = {"inspect": InspectCommand, "prepare": PrepareCommand}
+@dataclass(frozen=True)
+class UnpackCommand:
+    """Unpack archives of data; one whose paths leave the folder, or that holds links, is refused."""
+
+    archives: tyro.conf.Positional[tuple[Path, ...]]
+    """Tar files, of any compression, and zip files."""
+    into: Path = Path("data")
+    """Folder that they are unpacked into; nothing in it is overwritten."""
+
+
+_COMMANDS = {"inspect": InspectCommand, "prepare": PrepareCommand, "unpack": UnpackCommand}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,8 +103,19 @@ def _dispatch(argv: Sequence[str]) -> None:
     command = parse_one_of(_COMMANDS, argv, prog=PROG)
     if isinstance(command, PrepareCommand):
         _prepare(command)
+    elif isinstance(command, UnpackCommand):
+        _unpack(command)
     else:
         _inspect(command)
+
+
+def _unpack(command: UnpackCommand) -> None:
+    if not command.archives:
+        raise UserError(f"no archive is named: {PROG} unpack ARCHIVE... --into FOLDER")
+    with SignalGuard("archives that were finished stay"):
+        for archive in command.archives:
+            for path in unpack(archive, command.into):
+                print(f"unpacked: {path}")
 
 
 def _prepare(command: PrepareCommand) -> None:
@@ -105,6 +127,7 @@ def _prepare(command: PrepareCommand) -> None:
     guard = SignalGuard("what is decoded is kept; the same command goes on")
     with guard, exclusive(folder), Progress("decoding", len(records)) as progress:
         prepare_images(folder, records, side, lambda count: _advance(progress, count))
+        keep_vocabulary(folder, records)
     prepared = PreparedImages(folder)
     broken = [(record.image_path, text) for record in records if (text := prepared.reason(record)) is not None]
     for path, text in broken:

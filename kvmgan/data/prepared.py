@@ -5,6 +5,7 @@
     folder/
         shard-00000.bin     the pixels of up to 256 images, one after the other, as `decode` returns them
         shard-00000.json    for each its key, size, time of change, box, height and width, or why it can't be decoded
+        vocabulary.json     the words of all captions, and a hash of these captions
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from numpy.typing import NDArray
 
 from kvmgan.data.pixels import DECODING_ERRORS, DECODING_VERSION, decode, reason
 from kvmgan.data.records import Record
+from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.errors import UserError
 from kvmgan.files import atomic_file, read_json, write_text
 
 _IMAGES_A_SHARD = 256
+_VOCABULARY = "vocabulary.json"
 
 
 def prepared_folder(cache_dir: Path, root: Path, side: int) -> Path:
@@ -49,11 +52,22 @@ def prepare_images(folder: Path, records: Sequence[Record], side: int, progress:
         progress(len(part))
 
 
+def keep_vocabulary(folder: Path, records: Sequence[Record]) -> None:
+    """Write the words of the records' captions into `folder`. Raises `UserError` when it can't be written."""
+    try:
+        words = Vocabulary.build(caption for record in records for caption in record.captions).words[1:]
+    except UserError:
+        # No caption holds a word: whoever trains on them is told.
+        return
+    write_text(folder / _VOCABULARY, json.dumps({"captions": _captions_digest(records), "words": words}))
+
+
 class PreparedImages:
     """The images of a folder that `prepare_images` filled; those that have changed since aren't found in it."""
 
     def __init__(self, folder: Path) -> None:
         """Read which images there are. Raises `UserError` when a list of them is damaged."""
+        self._folder = folder
         self._entries: dict[str, dict[str, Any]] = {}
         self._maps: dict[Path, NDArray[np.uint8]] = {}
         for path in sorted(folder.glob("shard-*.bin")):
@@ -80,9 +94,26 @@ class PreparedImages:
         start, shape = entry["offset"], (entry["height"], entry["width"], 3)
         return self._maps[path][start : start + _bytes_of(entry)].reshape(shape)
 
+    def vocabulary(self, records: Sequence[Record]) -> Vocabulary | None:
+        """Return the words of the captions of `records`, if they were kept of just these; None else."""
+        path = self._folder / _VOCABULARY
+        if not path.is_file():
+            return None
+        content = read_json(path, "the words of the captions")
+        if not isinstance(content, dict) or content.get("captions") != _captions_digest(records):
+            return None
+        return Vocabulary.load(path)
+
     def __getstate__(self) -> dict[str, Any]:
         """Worker processes map the files themselves: a map would be copied whole."""
         return self.__dict__ | {"_maps": {}}
+
+
+def _captions_digest(records: Sequence[Record]) -> str:
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(repr(record.captions).encode())
+    return digest.hexdigest()
 
 
 _IDENTITY = ("key", "bytes", "changed", "box")

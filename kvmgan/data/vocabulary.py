@@ -68,7 +68,10 @@ class Vocabulary:
         words = content.get("words") if isinstance(content, dict) else None
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise UserError(f'{path} is no vocabulary: expected {{"words": [...]}}')
-        return cls(words)
+        try:
+            return cls(words)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
 
 
 def select_words(indices: list[int], max_words: int, rng: np.random.Generator | None) -> list[int]:

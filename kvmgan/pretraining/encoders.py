@@ -159,12 +159,16 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """Load a module's weights from a safetensors file.
 
     Raises:
-        UserError: if the file is missing, damaged or holds other names or shapes than the module.
+        UserError: if the file is missing, damaged, holds other names or shapes than the module, or a weight that isn't
+            finite.
     """
     tensors, wanted = load_tensors(path), module.state_dict()
     wrong = sorted(tensors.keys() ^ wanted.keys()) or [n for n in wanted if tensors[n].shape != wanted[n].shape]
     if wrong:
         raise UserError(f"{path} doesn't fit the settings beside it ({wrong[0]} differs): restore the two together")
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"{path}: {name} has values that aren't finite: restore an earlier checkpoint")
     module.load_state_dict(tensors)
 
 

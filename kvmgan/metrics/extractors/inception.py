@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kvmgan.errors import UserError
 from kvmgan.files import file_digest
+from kvmgan.metrics.extractors.cpu_parts import Look, in_parts, placed
 from kvmgan.metrics.extractors.resizing import resized
 from kvmgan.metrics.extractors.weights import at_hand, weights_file
 from kvmgan.metrics.feature_metrics import check_fidelity_is_installed
@@ -21,8 +22,6 @@ TENSORFLOW = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 )
 TORCHVISION = "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth"
-
-Look = Callable[[Tensor], dict[str, Tensor]]
 
 
 def is_at_hand(folder: Path) -> bool:
@@ -54,7 +53,7 @@ def inception(protocol: str, folder: Path, device: torch.device) -> Watcher:
         look = make(path, device)
     except (RuntimeError, KeyError) as error:
         raise UserError(f"{path} doesn't fit Inception ({type(error).__name__}): put {url} there") from None
-    return Watcher(f"inception-{protocol}", file_digest(path)[:16], look)
+    return Watcher(f"inception-{protocol}", file_digest(path)[:16], in_parts(look))
 
 
 def _network(path: Path, device: torch.device) -> nn.Module:
@@ -63,7 +62,7 @@ def _network(path: Path, device: torch.device) -> nn.Module:
     # The path was read by the restricted unpickler before: torch-fidelity's own reading would run what it holds.
     wanted = ["2048", "logits_unbiased"]
     network = FeatureExtractorInceptionV3("inception-v3-compat", wanted, feature_extractor_weights_path=str(path))
-    return network.to(device)
+    return placed(network, device)
 
 
 def _torch_fidelity(path: Path, device: torch.device) -> Look:
@@ -89,7 +88,7 @@ def _legacy_dmgan(path: Path, device: torch.device) -> Look:
     network = Inception3(transform_input=True, init_weights=False)
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     network.fc = nn.Identity()
-    network.eval().requires_grad_(False).to(device)
+    placed(network, device)
 
     def look(pictures: Tensor) -> dict[str, Tensor]:
         enlarged = F.interpolate(pictures.float() / 255, size=(SIDE, SIDE), mode="bilinear", align_corners=False)

@@ -171,6 +171,7 @@ def test_prepared_images_are_trained_on(
     assert {path: path.stat().st_mtime_ns for path in folder.glob("shard*")} == before
     assert f"{len(TRAIN + TEST)} images" in capsys.readouterr().out.splitlines()[-1]
     monkeypatch.setattr("kvmgan.data.dataset.decode", lambda *rest: pytest.fail("decoded"))
+    monkeypatch.setattr("kvmgan.data.vocabulary.Vocabulary.build", lambda *rest: pytest.fail("built"))
     assert train([*arguments, "--cache-dir", str(cache), "--runs-dir", str(kept)]) == 0
     weights = [next(runs.glob("*/checkpoints/*/generator.safetensors")).read_bytes() for runs in (plain, kept)]
     assert weights[0] == weights[1]
@@ -201,8 +202,8 @@ def test_captions_without_a_word_are_found(tmp_path: Path, inspect: Callable) ->
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "takes the command inspect or prepare, got none"),
-        (["look", "x"], "takes the command inspect or prepare, got look"),
+        ([], "takes the command inspect or prepare or unpack, got none"),
+        (["look", "x"], "takes the command inspect or prepare or unpack, got look"),
         (["inspect", "/nonexistent"], "error: /nonexistent is missing: it should be a folder of images"),
         (["inspect", "/proc/version"], "/proc/version is a file: it should be a folder of images"),
         (["inspect", ".", "--size", "8"], "--size is 8"),

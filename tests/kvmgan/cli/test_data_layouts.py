@@ -38,7 +38,8 @@ def test_from_a_folder_to_a_judged_run(
     vocabulary = load_encoders(find_encoders(run)).vocabulary.words
     assert (vocabulary == WORDS) == (layout in WITH_VOCABULARY)
     assert set(vocabulary) - set(WORDS) == set()
-    assert evaluate([str(run), "--device", "cpu", *tiny_arguments[-2:]]) == 0
+    few = ["--images", "12", "--diversity-captions", "2", "--diversity-draws", "2"]
+    assert evaluate([str(run), "--protocol", "damsm", *few, "--device", "cpu", *tiny_arguments[-2:]]) == 0
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert {row["metric"] for row in rows} == {"r_precision"}
+    assert {row["metric"] for row in rows} == {"r_precision", "fd", "kd", "precision", "recall", "diversity"}
     assert sorted(root.rglob("*")) == before

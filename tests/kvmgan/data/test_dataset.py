@@ -1,6 +1,8 @@
 """The dataset: what it yields, that it depends on the index and the generator alone, and what it skips."""
 
 import dataclasses
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -214,6 +216,26 @@ def test_all_corrupt_raises(make_dataset: MakeDataset, birds_records: list[Recor
     for limit in (0, 10**9):
         with pytest.raises(UserError, match=r"none of the 3 images is usable; the first is .*bad\.jpg"):
             make_dataset(records=records, memory_limit=limit)
+
+
+def test_a_bomb_of_a_picture_is_left_out(
+    make_dataset: MakeDataset, birds_records: list[Record], tmp_path: Path
+) -> None:
+    """60,000 x 60,000 pixels in a file of a hundred bytes: told by its header, nothing of that size is allocated."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    pieces = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(100))), chunk(b"IEND", b"")
+    path = tmp_path / "bomb.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(pieces))
+    records = [dataclasses.replace(birds_records[0], image_path=path, box=None), *birds_records[1:]]
+    for memory_limit in (2**31, 1000):
+        dataset = make_dataset(records=records, memory_limit=memory_limit)
+        assert len(dataset) == len(birds_records) - 1
+        ((skipped, reason),) = dataset.skipped
+        assert skipped == path and "decompression bomb" in reason
 
 
 def test_no_record_raises(make_dataset: MakeDataset) -> None:

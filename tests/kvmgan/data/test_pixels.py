@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kvmgan.data.pixels import DECODING_ERRORS, crop, crop_limits, decode, stored_side, to_scales
+from kvmgan.data.pixels import DECODING_ERRORS, crop, crop_limits, decode, stored_side, to_bytes, to_scales
 
 
 def test_crop_limits_are_those_of_attngan() -> None:
@@ -117,6 +117,18 @@ def test_scales_of_other_tensors_raise(pixels: torch.Tensor) -> None:
     """Floats, another side, an image alone and other channels than three are named by their shape and type."""
     with pytest.raises(ValueError, match=r"pixels is \(.*, expected \(B, 3, 16, 16\) torch.uint8"):
         to_scales(pixels, (8, 16))
+
+
+def test_levels_go_to_signed_values_and_back() -> None:
+    """All 256; rounding finds each again, and so does truncation of what lies a little above."""
+    pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).repeat(1, 3, 1, 1)
+    (images,) = to_scales(pixels, (16,))
+    assert torch.equal(to_bytes(images), pixels)
+    assert torch.equal(to_bytes(images + 1e-3, truncate=True), pixels)
+    between = (images + 0.6 * 2 / 255).clamp(max=1)
+    assert torch.equal(to_bytes(between, truncate=True), pixels)
+    assert torch.equal(to_bytes(between), (pixels.int() + 1).clamp(max=255).to(torch.uint8))
+    assert to_bytes(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
 
 
 def test_stored_side_is_that_of_attngan() -> None:

@@ -17,8 +17,9 @@ from kvmgan.data import prepared as module
 from kvmgan.data.batches import BatchStream
 from kvmgan.data.dataset import TextImageDataset
 from kvmgan.data.pixels import decode, stored_side
-from kvmgan.data.prepared import PreparedImages, prepare_images, prepared_folder
+from kvmgan.data.prepared import PreparedImages, keep_vocabulary, prepare_images, prepared_folder
 from kvmgan.data.records import Record
+from kvmgan.data.vocabulary import Vocabulary
 
 SIDE = stored_side(32)
 MakeDataset = Callable[..., TextImageDataset]
@@ -188,3 +189,22 @@ def test_a_folder_for_each_place_and_size(tmp_path: Path) -> None:
     folders = {prepared_folder(tmp_path, root, side) for root in (first, second) for side in (76, 304)}
     assert len(folders) == 4
     assert prepared_folder(tmp_path, first / ".." / "data", 76) == prepared_folder(tmp_path, first, 76)
+
+
+def test_words_are_kept_for_just_these_captions(records: list[Record], tmp_path: Path) -> None:
+    """In the order of the captions; a caption that has changed since, or one less, asks for the words anew."""
+    folder = tmp_path / "kept"
+    prepare(folder, records)
+    assert PreparedImages(folder).vocabulary(records) is None
+    keep_vocabulary(folder, records)
+    expected = Vocabulary.build(caption for record in records for caption in record.captions)
+    assert PreparedImages(folder).vocabulary(records).words == expected.words
+    changed = [dataclasses.replace(records[0], captions=("another word", *records[0].captions[1:])), *records[1:]]
+    for other in (changed, records[1:], records[::-1]):
+        assert PreparedImages(folder).vocabulary(other) is None
+
+
+def test_captions_without_a_word_leave_no_vocabulary(records: list[Record], tmp_path: Path) -> None:
+    silent = [dataclasses.replace(record, captions=("???",)) for record in records]
+    keep_vocabulary(tmp_path, silent)
+    assert PreparedImages(tmp_path).vocabulary(silent) is None

@@ -47,12 +47,14 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["vocabulary.json"]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"words": "a b"}', '{"words": [1]}', '{"words": ["a", "a"]}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"words": "a b"}', '{"words": [1]}', '{"words": ["a", "a"]}', '{"words": []}']
+)
 def test_load_refuses_other_files(tmp_path: Path, content: str) -> None:
-    """A damaged file and a file of another kind raise a `UserError`."""
+    """A damaged file, a file of another kind and one without a word raise a `UserError` that names the file."""
     path = tmp_path / "vocabulary.json"
     path.write_text(content)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=str(path)):
         Vocabulary.load(path)
 
 

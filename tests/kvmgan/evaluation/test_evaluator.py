@@ -14,10 +14,14 @@ from torch import Tensor, nn
 
 from kvmgan.config import EvaluationOptions, ModelOptions
 from kvmgan.data.dataset import TextImageDataset
+from kvmgan.data.pixels import to_bytes
 from kvmgan.data.procedural.archive import AttributeTruth
 from kvmgan.data.records import Record
 from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.evaluation.evaluator import Evaluator
+from kvmgan.evaluation.panel import Panel
+from kvmgan.evaluation.scores import distributions
+from kvmgan.metrics.seen import Watcher
 from kvmgan.models.generator import Generator, GeneratorOutput
 from kvmgan.pretraining.encoders import Encoders, EncoderShape, build_image_encoder, build_text_encoder
 from kvmgan.random_streams import normal_noise
@@ -223,3 +227,106 @@ def test_the_untrained_generator_is_judged_only_if_asked_for(dataset, encoders):
     for start in (0, 3):
         assert {**more[start], "subject": ""} == {**more[start + 1], "subject": ""}
     assert [row for row in more if row["subject"] != "untrained"] == rows
+
+
+@pytest.fixture
+def levels() -> Watcher:
+    """Keeps the pictures themselves."""
+    return Watcher("levels", "0", lambda pictures: {"features": pictures.flatten(1).float()})
+
+
+class Constant(RecordingGenerator):
+    """One picture, whatever the caption and the noise."""
+
+    def forward(self, noise: Tensor, sentence: Tensor, words: Tensor, mask: Tensor, **options) -> GeneratorOutput:
+        made = super().forward(noise, sentence, words, mask, **options)
+        return made._replace(images=[image[:1].expand_as(image) for image in made.images])
+
+
+class Reading(RecordingGenerator):
+    """Also keeps the sentences that it is given and the last pictures that it made."""
+
+    def forward(self, noise: Tensor, sentence: Tensor, words: Tensor, mask: Tensor, **options) -> GeneratorOutput:
+        made = super().forward(noise, sentence, words, mask, **options)
+        self.given[-1] |= {"sentence": sentence, "made": made.images[-1]}
+        return made
+
+
+@pytest.mark.parametrize("protocol", ["efficientnet-lite0", "legacy-dmgan"])
+def test_pictures_are_judged_in_the_levels_that_a_file_keeps(dataset, encoders, levels, monkeypatch, protocol):
+    """Rounded, or truncated as the released code does; real pictures are the files' own levels."""
+    pytest.importorskip("torch_fidelity")
+    judged = {}
+
+    def remember(generated: Tensor, real: Tensor) -> float:
+        judged.update(generated=generated, real=real)
+        return 0.0
+
+    monkeypatch.setattr(distributions, "frechet_distance", remember)
+    metric = "fid" if protocol == "legacy-dmgan" else "fd"
+    panel = Panel((metric,), protocol, levels)
+    generator = Reading()
+    rows = Evaluator(encoders, dataset, None, JUDGING, CPU, panel).score({"some": generator})
+    exact = (generator.all_given("made").flatten(1) + 1) * 127.5
+    expected = exact.floor() if protocol == "legacy-dmgan" else exact.round()
+    assert torch.equal(judged["generated"], expected) and not torch.equal(exact.floor(), exact.round())
+    # Six test pictures, each once, though 18 captions were drawn.
+    assert judged["real"].shape[0] == 6
+    assert sorted(judged["real"].amax(dim=1).unique().tolist()) == [128, 255]
+    assert rows[0]["protocol"]["pixels"] == ("8 bits, truncated" if protocol == "legacy-dmgan" else "8 bits, rounded")
+    assert (rows[0]["protocol"]["images"], rows[0]["protocol"]["real_images"]) == (18, 6)
+
+
+def test_diversity_draws_the_first_captions_again_and_again(dataset, encoders, levels):
+    """Each caption's draws stand together and have noise of their own, which isn't that of the other metrics."""
+    generator = Reading()
+    panel = Panel(("diversity",), "efficientnet-lite0", levels, captions=3, draws=4)
+    rows = Evaluator(encoders, dataset, None, JUDGING, CPU, panel).score({"some": generator})
+    sentences, noise = generator.all_given("sentence"), generator.all_given("noise")
+    assert len(sentences) == len(noise) == 12
+    torch.testing.assert_close(sentences, sentences[::4].repeat_interleave(4, dim=0))
+    assert torch.equal(noise, normal_noise((12, 8), 7, "diversity noise")[:, :5])
+    pictures = to_bytes(generator.all_given("made")).flatten(1).double().unflatten(0, (3, 4))
+    cosines = torch.nn.functional.cosine_similarity(pictures[:, :, None], pictures[:, None], dim=-1)
+    expected = torch.stack([1 - one[~torch.eye(4, dtype=torch.bool)].mean() for one in cosines])
+    assert [row["subject"] for row in rows] == ["some"]
+    assert rows[0]["value"] == pytest.approx(expected.mean().item(), rel=1e-4)
+    assert rows[0]["std"] == pytest.approx(expected.std(correction=0).item(), rel=1e-4)
+
+
+def test_a_generator_that_collapsed_has_no_diversity(dataset, encoders, levels):
+    dataset.records = [replace(record, class_id=place // 3) for place, record in enumerate(dataset.records)]
+    panel = Panel(("diversity",), "efficientnet-lite0", levels, captions=3, draws=4)
+    values = {
+        row["subject"]: row["value"]
+        for row in Evaluator(encoders, dataset, None, JUDGING, CPU, panel).score({"dead": Constant()})
+    }
+    assert abs(values["dead"]) < 1e-9
+    # Red and green pictures of one class, beside it.
+    assert values["real"] == pytest.approx(2 / 3, abs=1e-3)
+
+
+def test_no_more_captions_than_there_are_are_drawn(dataset, encoders, levels):
+    panel = Panel(("diversity",), "efficientnet-lite0", levels, captions=100, draws=2)
+    judging = replace(JUDGING, images=5, folds=1)
+    rows = Evaluator(encoders, dataset, None, judging, CPU, panel).score({"some": RecordingGenerator()})
+    assert rows[0]["protocol"]["captions"] == 5 and rows[0]["protocol"]["images"] == 10
+
+
+def test_every_extractor_looks_once_at_each_picture(dataset, encoders):
+    """Distances, precision and diversity share one look at the real pictures, of one network."""
+    pytest.importorskip("torch_fidelity")
+    looked = []
+
+    def look(pictures: Tensor) -> dict[str, Tensor]:
+        looked.append(len(pictures))
+        return {"features": pictures.flatten(1)[:, :7].float() + torch.rand(len(pictures), 7)}
+
+    panel = Panel(
+        ("fd", "kd", "prc", "diversity"), "efficientnet-lite0", Watcher("one", "0", look), captions=3, draws=4
+    )
+    rows = Evaluator(encoders, dataset, None, JUDGING, CPU, panel).score({"some": RecordingGenerator()})
+    assert sum(looked) == 18 + 6 + 12
+    assert [row["metric"] for row in rows if row["subject"] == "some"] == [
+        *("fd", "kd", "precision", "recall", "diversity")
+    ]

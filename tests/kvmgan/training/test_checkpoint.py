@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 
 from kvmgan.errors import UserError
 from kvmgan.evaluate import main as evaluate
+from kvmgan.files import file_digest, load_tensors, save_tensors
 from kvmgan.runs.checkpoint_folder import list_checkpoints, prune
 from kvmgan.sample import main as sample
 from kvmgan.train import main
@@ -122,6 +124,56 @@ def test_a_damaged_or_missing_file_is_named(run, file):
     path.unlink()
     with pytest.raises(UserError, match=rf"corrupt: {file}"):
         load_checkpoint(run)
+
+
+def _sealed(folder: Path) -> None:
+    """As a checkpoint whose files were changed and hashed again: what others made, not what was damaged on its way."""
+    path = folder / "checkpoint.json"
+    header = json.loads(path.read_text())
+    header["sha256"] = {name: file_digest(folder / name) for name in header["sha256"]}
+    path.write_text(json.dumps(header))
+
+
+def _with_nan(folder: Path) -> None:
+    path = folder / "average.safetensors"
+    tensors = load_tensors(path)
+    tensors["heads.0.conv.weight"].view(-1)[3] = float("nan")
+    save_tensors(path, tensors)
+
+
+def _of_another_width(folder: Path) -> None:
+    path = folder / "config.yaml"
+    text = path.read_text()
+    assert text.count("\n  width: 4\n") > 1
+    path.write_text(text.replace("\n  width: 4\n", "\n  width: 6\n"))
+
+
+def _with_words(change: Callable[[list[str]], list[str]]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        path = folder / "encoders" / "vocabulary.json"
+        path.write_text(json.dumps({"words": change(json.loads(path.read_text())["words"])}))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_with_nan, "average.safetensors: heads.0.conv.weight has values that aren't finite"),
+        (_of_another_width, "average.safetensors doesn't fit the settings beside it"),
+        (_with_words(lambda words: words[:-1]), "text_encoder.safetensors doesn't fit the settings beside it"),
+        (_with_words(lambda words: [*words, "more"]), "text_encoder.safetensors doesn't fit the settings beside it"),
+        (_with_words(lambda words: []), "vocabulary.json: the vocabulary is empty"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_itself_is_one_line(run, change, message, tmp_path, capsys):
+    folder = run / "checkpoints" / "step-000006"
+    change(folder)
+    _sealed(folder)
+    assert sample([str(run), "a bird", "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not list(tmp_path.glob("out/*"))
 
 
 def test_damaged_header(run):

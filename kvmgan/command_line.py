@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import json
 import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -99,7 +101,9 @@ def run_command(action: Callable[[Sequence[str]], None], argv: Sequence[str] | N
     try:
         action(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        line = f"error: {' '.join(str(error).split())}"
+        print(line, file=sys.stderr)
+        _tell_launcher(line)
         return 2
     except Interrupted as stop:
         print(f"stopped by {signal.Signals(stop.signum).name}: {stop}", file=sys.stderr)
@@ -107,7 +111,17 @@ def run_command(action: Callable[[Sequence[str]], None], argv: Sequence[str] | N
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 128 + signal.SIGINT
+    except Exception as error:
+        _tell_launcher(f"{type(error).__name__}: {error}")
+        raise
     return 0
+
+
+def _tell_launcher(message: str) -> None:
+    """Leave the message where torchrun looks for it: the first process's that failed ends its own report."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        Path(path).write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")
 
 
 def _one_line(complaint: str, prog: str) -> str:

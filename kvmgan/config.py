@@ -109,7 +109,7 @@ class DamsmOptions:
     epochs: CountOrZero = 200
     """Times that pretraining goes through the training pictures [epochs]; 0 leaves the encoders random."""
     batch_size: Annotated[int, Bound(least=2)] = 48
-    """Pairs in a batch [images]; a smaller data set makes one batch."""
+    """Pairs in a batch [images], of all processes together; a smaller data set makes one batch."""
     lr: Positive = 2e-3
     """Learning rate of Adam at the start [per step]."""
     lr_decay: Positive = 0.98
@@ -153,7 +153,7 @@ class TrainingOptions:
     steps: Count = 100_000
     """Optimiser steps [steps]."""
     batch_size: Annotated[int, Bound(least=2)] = 10
-    """Images in a batch [images], at least 2; a smaller data set makes one batch."""
+    """Images in a batch [images], at least 2, of all processes together; a smaller data set makes one batch."""
     lr_generator: Positive = 2e-4
     """Learning rate of the generator's Adam [per step]."""
     lr_discriminator: Positive = 2e-4
@@ -178,6 +178,9 @@ class TrainingOptions:
     """Let NVIDIA GPUs round the factors of float32 products to 10 bits of mantissa."""
     cudnn_benchmark: bool = True
     """Let cuDNN try its convolutions and take the fastest; off, runs on a GPU repeat more exactly."""
+    sync_batch_norm: bool = True
+    """Of several processes (torchrun): take batch statistics over the batches of all, as one process does of the
+    whole batch."""
     accumulation: Count = 1
     """Parts that a batch is computed in, one after the other, to need less memory [parts]; batch statistics and
     mismatched captions are then those of a part."""

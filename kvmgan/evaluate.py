@@ -22,6 +22,8 @@ from kvmgan.evaluation.published import published_rows
 from kvmgan.evaluation.tables import latex, markdown
 from kvmgan.files import check_writable, write_text
 from kvmgan.metrics.metric_rows import append_metrics, format_metrics
+from kvmgan.parallel import processes
+from kvmgan.parallel.processes import joined
 from kvmgan.runs.interruption import SignalGuard
 from kvmgan.runs.run_folder import metrics_path
 from kvmgan.training.checkpoint import Checkpoint, load_checkpoint
@@ -92,19 +94,34 @@ def _evaluate(argv: Sequence[str]) -> None:
     set_threads(first.threads)
     # A figure that others compare with theirs: no product is rounded to TF32.
     set_products(tf32=False, benchmark=True)
+    with joined(device) as own:
+        _evaluate_on(first, argv, settled, weights, own)
+
+
+def _evaluate_on(
+    first: EvaluateCommand,
+    argv: Sequence[str],
+    settled: tuple[tuple[str, ...], str],
+    weights: Path,
+    device: torch.device,
+) -> None:
     with SignalGuard("the metrics of this run were not written"):
         # Every run is found whole, and every file that is written to, before the first picture is made.
         checkpoints = [load_checkpoint(source).runnable_on(device) for source in first.sources]
         options = [_resolved(first, argv, checkpoint.options) for checkpoint in checkpoints]
-        for checkpoint in checkpoints:
+        for checkpoint in checkpoints if processes.leads() else ():
             append_metrics(metrics_path(checkpoint.folder), [], checkpoint.step)
         if first.tables is not None:
             check_writable(first.tables, "--tables")
-        panel = build_panel(*settled, weights, device, captions=first.diversity_captions, draws=first.diversity_draws)
+        with processes.leader_first():
+            # What is downloaded is downloaded once.
+            panel = build_panel(
+                *settled, weights, device, captions=first.diversity_captions, draws=first.diversity_draws
+            )
         named = {}
         for checkpoint, own in zip(checkpoints, options, strict=True):
             named[_name(checkpoint, named)] = _score(checkpoint, own, first.cache_dir, panel, device)
-    if first.tables is not None:
+    if first.tables is not None and processes.leads():
         _write_tables(first.tables, named, first.published, {own.preset for own in options})
 
 
@@ -127,14 +144,16 @@ def _score(
 ) -> list[dict[str, Any]]:
     """Score a checkpoint; prints the figures and adds them to the run's."""
     encoders = checkpoint.encoders().to(device)
-    root = data_root(options.data, cache_dir)
+    with processes.leader_first():
+        root = data_root(options.data, cache_dir)
     prepared = find_prepared(cache_dir, root, options.sizes)
     dataset, truth = load_test_split(options.data, options.sizes, root, encoders.vocabulary, prepared)
     evaluator = Evaluator(encoders, dataset, truth, options.evaluation, device, panel, cache_dir)
     rows = evaluator.score_average(checkpoint.generator().to(device), options.model, options.training.seed)
     print(format_metrics(rows))
     metrics = metrics_path(checkpoint.folder)
-    append_metrics(metrics, rows, checkpoint.step)
+    if processes.leads():
+        append_metrics(metrics, rows, checkpoint.step)
     print(f"metrics: {metrics}")
     return rows
 

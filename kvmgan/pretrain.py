@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 
 from kvmgan.command_line import default_cache_dir, parse, run_command, starting_options
@@ -15,6 +16,8 @@ from kvmgan.config import Options, validate
 from kvmgan.config_file import to_yaml
 from kvmgan.evaluation.evaluator import Evaluator
 from kvmgan.metrics.metric_rows import format_metrics
+from kvmgan.parallel import processes
+from kvmgan.parallel.processes import joined
 from kvmgan.runs.interruption import SignalGuard
 from kvmgan.runs.progress import Phases
 from kvmgan.training.datasets import data_root, find_prepared, fit_to_data, load_splits
@@ -51,15 +54,22 @@ def _pretrain(argv: Sequence[str]) -> None:
         return
     device = resolve_device(command.options.training.device)
     set_threads(command.options.training.threads)
+    with joined(device) as own:
+        _pretrain_on(command, own)
+
+
+def _pretrain_on(command: PretrainCommand, device: torch.device) -> None:
     phases = Phases()
     with SignalGuard("finished phases stay in the cache") as guard:
         options = prepare(command.options, {"--cache-dir": command.cache_dir}, device)
-        root = data_root(options.data, command.cache_dir)
+        with processes.leader_first():
+            root = data_root(options.data, command.cache_dir)
         phases.end("drawing")
         splits = load_splits(
             options.data, options.sizes, root, prepared=find_prepared(command.cache_dir, root, options.sizes)
         )
         options = fit_to_data(options, splits)
+        processes.check_shares("--damsm.batch-size", options.damsm.batch_size)
         phases.end("loading")
         encoders = ensure_encoders(splits, options, command.cache_dir, device, phases, guard)
         # Real pictures alone: how well the encoders do on classes that they haven't seen.

@@ -19,6 +19,8 @@ from kvmgan.config_file import to_yaml
 from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.errors import UserError
 from kvmgan.files import write_text
+from kvmgan.parallel import processes
+from kvmgan.parallel.processes import joined
 from kvmgan.presets import preset_options
 from kvmgan.runs.checkpoint_folder import list_checkpoints
 from kvmgan.runs.interruption import SignalGuard
@@ -90,8 +92,14 @@ def _train(argv: Sequence[str]) -> None:
     device = resolve_device(settings.device)
     threads = set_threads(settings.threads)
     set_products(tf32=settings.tf32, benchmark=settings.cudnn_benchmark)
-    precision = Precision.choose(settings.precision, device)
-    print(f"device {device}, {threads} CPU threads, {precision.name}, torch {torch.__version__}")
+    with joined(device) as own:
+        precision = Precision.choose(settings.precision, own)
+        together = f"{processes.count()} processes, {own.type}" if processes.count() > 1 else f"device {own}"
+        print(f"{together}, {threads} CPU threads, {precision.name}, torch {torch.__version__}")
+        _train_on(command, checkpoint, precision)
+
+
+def _train_on(command: TrainCommand, checkpoint: Checkpoint | None, precision: Precision) -> None:
     phases = Phases()
     with (
         SignalGuard("training had not begun, there is nothing to resume; finished phases stay in the cache") as guard,
@@ -139,26 +147,39 @@ def _begin(
     if checkpoint is not None:
         encoders = checkpoint.encoders().to(precision.device)
         splits = _load(options, command.cache_dir, encoders.vocabulary, phases)
+        _check_shares(options)
         state, run = checkpoint.restore(precision), RunFolder(checkpoint.folder.parent.parent)
-        write_text(run.config, to_yaml(options))
+        if processes.leads():
+            write_text(run.config, to_yaml(options))
         print(f"resumed at step {checkpoint.step}")
     else:
         splits = _load(options, command.cache_dir, given.vocabulary if given else None, phases)
         options = fit_to_data(options, splits)
+        _check_shares(options)
         encoders = ensure_encoders(splits, options, command.cache_dir, precision.device, phases, guard, given)
         state = initial_state(options.model, options.discriminator, options.training, options.damsm.word_dim, precision)
-        run = RunFolder.create(command.runs_dir, _run_name(options), options)
+        run = None
+        if processes.leads():
+            run = RunFolder.create(command.runs_dir, _run_name(options), options)
+        run = processes.of_leader(run)
     return Loop(run, options, state, splits, encoders, precision, command.profile)
 
 
 def _load(options: Options, cache_dir: Path, vocabulary: Vocabulary | None, phases: Phases) -> Splits:
-    root = data_root(options.data, cache_dir)
+    with processes.leader_first():
+        root = data_root(options.data, cache_dir)
     phases.end("drawing")
     prepared = find_prepared(cache_dir, root, options.sizes)
     splits = load_splits(options.data, options.sizes, root, vocabulary, prepared)
     print(f"data: {root} ({options.data.name}): {len(splits.train)} train and {len(splits.test)} test images")
     phases.end("loading")
     return splits
+
+
+def _check_shares(options: Options) -> None:
+    """Find out before pretraining whether the processes can share every batch."""
+    processes.check_shares("--damsm.batch-size", options.damsm.batch_size)
+    processes.check_shares("--training.batch-size", options.training.batch_size, options.training.accumulation)
 
 
 def _run_name(options: Options) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -21,11 +21,19 @@ class BatchStream:
     """
 
     def __init__(
-        self, dataset: TextImageDataset, batch_size: int, *, seed: int, purpose: str, workers: int = 0
+        self,
+        dataset: TextImageDataset,
+        batch_size: int,
+        *,
+        seed: int,
+        purpose: str,
+        workers: int = 0,
+        rows: Sequence[int] | None = None,
     ) -> None:
         """Take batches of `batch_size` from `dataset`, made by so many `workers` (processes; 0: in this one).
 
         seed, purpose: of `kvmgan.random_streams`; the purpose names who draws, such as "damsm" or "train".
+        rows: places of each batch that are made, by default all: where several processes share the batches.
         Raises `UserError` when the batch is empty or larger than the data, or there are fewer than no workers.
         """
         if batch_size < 1:
@@ -36,6 +44,7 @@ class BatchStream:
             raise UserError(f"workers={workers}: expected 0 or more")
         self.dataset, self.batch_size, self.workers = dataset, batch_size, workers
         self.seed, self.purpose = seed, purpose
+        self.rows = range(batch_size) if rows is None else rows
         self.steps_per_epoch = len(dataset) // batch_size
 
     def iterate(self, start_step: int) -> Iterator[Batch]:
@@ -64,7 +73,7 @@ class BatchStream:
             order = numpy_stream(self.seed, f"{self.purpose} order", epoch).permutation(len(self.dataset)).tolist()
             for step in range(first, self.steps_per_epoch):
                 start = step * self.batch_size
-                yield [(epoch, index) for index in order[start : start + self.batch_size]]
+                yield [(epoch, order[start + row]) for row in self.rows]
             first = 0
 
     def _sample(self, place: tuple[int, int]) -> Sample:

@@ -30,6 +30,7 @@ from kvmgan.metrics.extractors import own
 from kvmgan.metrics.seen import Seen, Watcher, rows_of, see
 from kvmgan.models.generator import Generator
 from kvmgan.models.weights_digest import weights_digest
+from kvmgan.parallel.shares import own_share, together
 from kvmgan.pretraining.encoders import Encoders
 from kvmgan.random_streams import normal_noise
 from kvmgan.runs.progress import Progress
@@ -101,11 +102,14 @@ class Evaluator:
         watchers = list({watcher.name: watcher for score in self.scores for watcher in score.watchers}.values())
         rows = []
         if self.scores:
-            seen = {name: see(self._pairs_by(one, name), watchers) for name, one in generators.items()}
+            seen = {name: together(see(self._pairs_by(one, name), watchers)) for name, one in generators.items()}
             seen["real"] = rows_of(self._real, torch.from_numpy(self.pairs.records))
             rows = [row for score in self.scores for row in score.rows(seen, self._real)]
         if self.diversity is not None:
-            drawn = {name: see(self._draws_by(one, name), self.diversity.watchers) for name, one in generators.items()}
+            drawn = {
+                name: together(see(self._draws_by(one, name), self.diversity.watchers))
+                for name, one in generators.items()
+            }
             rows += self.diversity.rows(drawn, self._real)
         return rows
 
@@ -171,13 +175,12 @@ class Evaluator:
     def _pictures(
         self, generator: Generator, name: str, tokens: Tensor, lengths: Tensor, purpose: str
     ) -> Iterator[Tensor]:
-        """Last pictures of a generator in batches (b, 3, s, s) uint8; the noise is drawn by the purpose."""
+        """This process's share of a generator's last pictures, in batches (b, 3, s, s) uint8; noise by the purpose."""
         generator.eval()
         dims = generator.noise_dim, generator.condition_dim
         noise = normal_noise((len(tokens), sum(dims)), self.judging.seed, purpose).to(self.device)
-        batches = list(
-            zip(*(tensor.split(self.judging.batch_size) for tensor in (tokens, lengths, noise)), strict=True)
-        )
+        shares = [own_share(tensor) for tensor in (tokens, lengths, noise)]
+        batches = list(zip(*(share.split(self.judging.batch_size) for share in shares if len(share)), strict=True))
         with Progress(f"evaluate {name}", len(batches)) as progress:
             for tokens, lengths, drawn in batches:
                 words, sentence, mask = self.encoders.encode(tokens, lengths)

@@ -14,6 +14,7 @@ from kvmgan.data.pixels import DECODING_VERSION
 from kvmgan.errors import UserError
 from kvmgan.files import file_digest, load_tensors, save_tensors
 from kvmgan.metrics.seen import Seen, Watcher, see
+from kvmgan.parallel import processes
 
 # Raise it when an extractor comes to see other numbers in the same pictures.
 EXTRACTION_VERSION = 1
@@ -50,7 +51,7 @@ def see_real(
         pictures = (batch.pixels.to(device) for batch in evaluation_batches(dataset, batch_size))
         seen |= see(pictures, missing)
     for one in missing:
-        if one.name in paths:
+        if one.name in paths and processes.leads():
             own = {name: values for name, values in seen.items() if name.startswith(f"{one.name}.")}
             save_tensors(paths[one.name], own)
     return seen

@@ -18,19 +18,19 @@ def _fake_loss(logits: Tensor) -> Tensor:
 
 
 def discriminator_loss(
-    discriminator: Discriminator, real: Tensor, fake: Tensor, sentence: Tensor
+    discriminator: Discriminator, real: Tensor, fake: Tensor, sentence: Tensor, mismatched: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of one stage's discriminator.
 
     (real unconditional + real conditional) / 2
     + (fake unconditional + fake conditional + mismatched conditional) / 3, each a binary cross-entropy.
-    The mismatched pairs are the real images against the sentence of their neighbour in the batch.
 
     Args:
         discriminator: of the images' size.
-        real: (B, 3, s, s) real images, B >= 2.
+        real: (B, 3, s, s) real images.
         fake: (B, 3, s, s) generated images of the same sentences; detached here.
         sentence: (B, S) sentence features.
+        mismatched: (B, S) sentence features of other images, that of the next one in the batch as released.
 
     Returns:
         The loss, and its detached parts: cross-entropies ``real_unconditional``, ``real_conditional``,
@@ -38,25 +38,24 @@ def discriminator_loss(
         real ``real_probability`` and ``fake_probability`` (unconditional).
 
     Raises:
-        ValueError: a batch of one, which has no mismatched pair, or batches of different sizes.
+        ValueError: batches of different sizes.
     """
     batch = len(real)
-    if batch < 2:
-        raise ValueError(f"real has a batch of {batch}, expected at least 2 for a mismatched pair")
-    if not batch == len(fake) == len(sentence):
-        raise ValueError(f"real, fake and sentence have batches of {batch}, {len(fake)} and {len(sentence)}")
+    if not batch == len(fake) == len(sentence) == len(mismatched):
+        sizes = f"{batch}, {len(fake)}, {len(sentence)} and {len(mismatched)}"
+        raise ValueError(f"real, fake, sentence and mismatched have batches of {sizes}")
     # One pass over both: nothing in the discriminator mixes images, and spectral norms are estimated once.
     real_features, fake_features = discriminator(torch.cat((real, fake.detach()))).chunk(2)
     real_logits, fake_logits = discriminator.unconditional(torch.cat((real_features, fake_features))).chunk(2)
-    matched, faked, mismatched = discriminator.conditional(
-        torch.cat((real_features, fake_features, real_features.roll(1, dims=0))), sentence.repeat(3, 1)
+    matched, faked, wrong = discriminator.conditional(
+        torch.cat((real_features, fake_features, real_features)), torch.cat((sentence, sentence, mismatched))
     ).chunk(3)
     parts = {
         "real_unconditional": _real_loss(real_logits),
         "real_conditional": _real_loss(matched),
         "fake_unconditional": _fake_loss(fake_logits),
         "fake_conditional": _fake_loss(faked),
-        "mismatched": _fake_loss(mismatched),
+        "mismatched": _fake_loss(wrong),
     }
     loss = (parts["real_unconditional"] + parts["real_conditional"]) / 2
     loss = loss + (parts["fake_unconditional"] + parts["fake_conditional"] + parts["mismatched"]) / 3

@@ -28,6 +28,9 @@ from kvmgan.files import atomic_folder, load_tensors, save_tensors, write_text
 from kvmgan.losses.damsm import damsm_loss
 from kvmgan.models.finiteness import is_finite
 from kvmgan.models.text_encoder import TextEncoder, word_mask
+from kvmgan.parallel import processes
+from kvmgan.parallel.batch_norm import spanning
+from kvmgan.parallel.exchange import GradientSum, gathered, gathered_on_host
 from kvmgan.pretraining.damsm_validation import score_damsm, validation_batches
 from kvmgan.pretraining.encoders import EncoderShape, build_image_encoder, build_text_encoder, load_weights, save_damsm
 from kvmgan.random_streams import torch_stream
@@ -36,7 +39,7 @@ from kvmgan.runs.interruption import Interrupted, SignalGuard
 from kvmgan.runs.optimizer_files import optimizer_parts, restore_optimizers
 from kvmgan.runs.progress import Progress
 from kvmgan.runs.run_folder import RunFolder
-from kvmgan.runs.run_log import RunLog
+from kvmgan.runs.run_log import RunLog, SilentLog, run_log
 
 # Raise it when the same settings, data and seed come to give other weights: cached encoders are then made anew.
 DAMSM_VERSION = 1
@@ -64,15 +67,24 @@ def damsm_step(state: DamsmState, batch: Batch, damsm: DamsmOptions, size: int, 
     """Train both encoders on one batch, which lies on their device; returns the losses by name, detached.
 
     Dropout is drawn from (seed, step) alone. ``size``: side of the pictures that the image encoder sees [pixels].
+
+    Of several processes each looks at its own pictures and reads the captions of all: dropout is then that of one
+    process, every caption is every picture's negative, and the loss of the whole batch is the same in all of them.
     """
     images = to_scales(batch.pixels, (size,))[0]
-    mask = word_mask(batch.lengths, batch.tokens.shape[1]).to(batch.tokens.device, non_blocking=True)
+    tokens, lengths, class_ids = gathered(batch.tokens), gathered_on_host(batch.lengths), batch.class_ids
+    mask = word_mask(lengths, tokens.shape[1]).to(tokens.device, non_blocking=True)
     gammas = {"gamma1": damsm.gamma1, "gamma2": damsm.gamma2, "gamma3": damsm.gamma3}
     with torch_stream(batch.tokens.device, seed, "damsm dropout", state.step):
-        words, sentence = state.text(batch.tokens, batch.lengths)
-    by_word, by_sentence = damsm_loss(state.image(images), words, sentence, mask, batch.class_ids, **gammas)
+        words, sentence = state.text(tokens, lengths)
+    regions, features = map(gathered, state.image(images))
+    by_word, by_sentence = damsm_loss((regions, features), words, sentence, mask, gathered(class_ids), **gammas)
     state.optimizer.zero_grad(set_to_none=True)
     (by_word + by_sentence).backward()
+    # The text encoder's gradients are those of the whole batch already: averaged, so that none can drift.
+    text = GradientSum(state.text.parameters(), scale=1 / processes.count())
+    GradientSum(state.image.parameters()).finish()
+    text.finish()
     # The whole text encoder, embedding included, as released.
     nn.utils.clip_grad_norm_(state.text.parameters(), damsm.clip)
     state.optimizer.step()
@@ -98,7 +110,12 @@ class DamsmPretraining:
         self.run_folder, self.damsm, self.size, self.seed, self.device = run, damsm, size, seed, device
         self.vocabulary, self.shape = train.vocabulary, EncoderShape.of(damsm)
         self.stream = BatchStream(
-            train.limited(damsm.max_words), damsm.batch_size, seed=seed, purpose="damsm", workers=workers
+            train.limited(damsm.max_words),
+            damsm.batch_size,
+            seed=seed,
+            purpose="damsm",
+            workers=workers,
+            rows=processes.own_rows(damsm.batch_size).tolist(),
         )
         self.held_out = validation_batches(held_out.limited(damsm.max_words), damsm.validation_images, seed)
         self.total = damsm.epochs * self.stream.steps_per_epoch
@@ -114,12 +131,14 @@ class DamsmPretraining:
         """
         state = self.state
         guard.defer()
-        with RunLog(self.run_folder, state.step) as log, Progress("damsm", self.total, state.step) as progress:
+        with run_log(self.run_folder, state.step) as log, Progress("damsm", self.total, state.step) as progress:
             for batch in self._batches():
                 state.optimizer.param_groups[0]["lr"] = learning_rate(self.damsm, self._epochs_done())
                 losses = damsm_step(state, batch, self.damsm, self.size, self.seed)
-                progress.advance(len(batch.tokens))
+                progress.advance(processes.count() * len(batch.tokens))
                 last = state.step == self.total
+                # A signal comes to each process in its own time; all stop after the same step.
+                guard.received = processes.agreed(guard.received or 0) or None
                 if state.step % LOG_INTERVAL == 0 or last:
                     self._log(self._finite(losses), log, progress)
                 if self._validation_due() or last:
@@ -130,9 +149,13 @@ class DamsmPretraining:
                     self._finite(losses)
                     self._save()
                     raise Interrupted(guard.received, "the same command goes on with pretraining where it stopped")
-        if state.best is None:
-            self._keep_best({"step": 0})
-        write_text(self.run_folder.path / "finished.json", json.dumps({"step": state.step, "best": state.best}))
+        if processes.leads():
+            if state.best is None:
+                self._keep_best({"step": 0})
+            write_text(self.run_folder.path / "finished.json", json.dumps({"step": state.step, "best": state.best}))
+        with processes.leader_first():
+            # What is written now is read by all.
+            pass
         guard.resume()
         if guard.received:
             raise Interrupted(guard.received, "pretraining is done and kept; the same command goes on from there")
@@ -155,14 +178,16 @@ class DamsmPretraining:
                 raise UserError(f"the DAMSM {name} loss is {value} at step {self.state.step}: lower --damsm.lr")
         return values
 
-    def _log(self, values: Mapping[str, float], log: RunLog, progress: Progress) -> None:
+    def _log(self, values: Mapping[str, float], log: RunLog | SilentLog, progress: Progress) -> None:
         lr = self.state.optimizer.param_groups[0]["lr"]
         log.write(self.state.step, {"lr": lr, "images_per_second": progress.items_per_second, **values})
         progress.report(values)
 
-    def _validate(self, log: RunLog) -> None:
+    def _validate(self, log: RunLog | SilentLog) -> None:
         """Score the encoders on held-out pictures, and keep them if they are the best so far."""
         state, damsm = self.state, self.damsm
+        if not processes.leads():
+            return
         score = score_damsm(state.text, state.image, self.held_out, self.size, gamma1=damsm.gamma1, gamma2=damsm.gamma2)
         figures = {"word_r_precision": score.word, "sentence_r_precision": score.sentence, "r_precision": score.mean}
         log.write(state.step, {f"validation_{name}": value for name, value in figures.items()})
@@ -181,7 +206,7 @@ class DamsmPretraining:
         weights = self.damsm.inception_weights or "imagenet"
         with torch_stream(self.device, self.seed, "damsm weights"):
             text = build_text_encoder(self.shape, len(self.vocabulary), self.damsm.dropout).to(self.device)
-            image = build_image_encoder(self.shape, weights).to(self.device)
+            image = spanning(build_image_encoder(self.shape, weights)).to(self.device)
         trained = [p for p in itertools.chain(text.parameters(), image.parameters()) if p.requires_grad]
         optimizer = torch.optim.Adam(trained, lr=self.damsm.lr, betas=self.damsm.betas, fused=True)
         return DamsmState(0, text, image, optimizer)
@@ -189,6 +214,8 @@ class DamsmPretraining:
     def _save(self) -> None:
         if not is_finite(self.state.text, self.state.image):
             raise UserError(f"a DAMSM weight is no longer finite at step {self.state.step}: lower --damsm.lr")
+        if not processes.leads():
+            return
         write_checkpoint(self.run_folder.checkpoints, self.state.step, self._write_state)
         prune(self.run_folder.checkpoints, KEEP_CHECKPOINTS)
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
+from kvmgan.parallel import processes
+
 
 class Progress:
     """Context that follows a phase of ``total`` steps, begun at step ``start``.
@@ -22,7 +24,7 @@ class Progress:
         self._count = 0
         self._began = time.perf_counter()
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and processes.leads():
             self._bar = tqdm(total=total, initial=start, desc=label, unit="step", dynamic_ncols=True)
 
     def __enter__(self) -> Progress:

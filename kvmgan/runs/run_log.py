@@ -10,7 +10,26 @@ from collections.abc import Mapping
 from torch.utils.tensorboard import SummaryWriter
 
 from kvmgan.files import write_text
+from kvmgan.parallel import processes
 from kvmgan.runs.run_folder import RunFolder
+
+
+def run_log(run: RunFolder, step: int) -> RunLog | SilentLog:
+    """The log of a run; that of a process that doesn't lead writes nothing."""
+    return RunLog(run, step) if processes.leads() else SilentLog()
+
+
+class SilentLog:
+    """Stands where a log is expected, and writes nothing."""
+
+    def __enter__(self) -> SilentLog:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Nothing."""
 
 
 class RunLog:

@@ -49,8 +49,12 @@ def with_runnable_backend(model: ModelOptions, device: torch.device) -> ModelOpt
 
 
 def set_threads(threads: int) -> int:
-    """Give torch ``threads`` CPU threads (0: all cores this process may use); returns the number."""
-    count = threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    """Give torch ``threads`` CPU threads; returns the number.
+
+    0: all cores that this process may use, or its share of them where torchrun started several on this machine.
+    """
+    cores = len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    count = threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     torch.set_num_threads(count)
     return count
 

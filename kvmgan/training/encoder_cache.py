@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from kvmgan.data.pixels import DECODING_VERSION
 from kvmgan.errors import UserError
 from kvmgan.files import atomic_folder, exclusive, file_digest, write_text
 from kvmgan.models.attribute_classifier import AttributeClassifier
+from kvmgan.parallel import processes
 from kvmgan.pretraining.classifier_training import CLASSIFIER_VERSION, train_classifier
 from kvmgan.pretraining.damsm_pretraining import DAMSM_VERSION, DamsmPretraining, deciding_settings, finished
 from kvmgan.pretraining.encoders import Encoders, load_classifier, load_encoders, save_classifier
@@ -46,7 +48,8 @@ def ensure_encoders(
     encoders = given or _ensure_damsm(splits, options, cache_dir, device, guard)
     phases.end("damsm")
     if splits.truth is not None and encoders.classifier is None:
-        encoders.classifier = _ensure_classifier(splits, options, cache_dir, device)
+        with processes.leader_first():
+            encoders.classifier = _ensure_classifier(splits, options, cache_dir, device)
         phases.end("attribute classifier")
     return encoders.to(device)
 
@@ -57,9 +60,11 @@ def _ensure_damsm(
     damsm = options.damsm
     settings = deciding_settings(damsm) | {"inception": _inception_digest(damsm.inception_weights)}
     run = RunFolder(cache_dir / f"damsm-{_key(splits, options, settings, DAMSM_VERSION)}")
-    if not finished(run.path):
-        with exclusive(run.path):
-            write_text(run.config, to_yaml(options))
+    if not processes.of_leader(finished(run.path)):
+        # One process holds the folder for all of them.
+        with exclusive(run.path) if processes.leads() else nullcontext():
+            if processes.leads():
+                write_text(run.config, to_yaml(options))
             DamsmPretraining(
                 run,
                 splits.train,

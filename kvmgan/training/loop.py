@@ -18,13 +18,15 @@ from kvmgan.errors import UserError
 from kvmgan.evaluation.evaluator import Evaluator
 from kvmgan.files import read_json, write_text
 from kvmgan.metrics.metric_rows import append_metrics, format_metrics
+from kvmgan.parallel import processes
+from kvmgan.parallel.exchange import summed
 from kvmgan.pretraining.encoders import Encoders
 from kvmgan.runs.checkpoint_folder import list_checkpoints, prune
 from kvmgan.runs.interruption import Interrupted, SignalGuard
 from kvmgan.runs.profiling import StepProfile
 from kvmgan.runs.progress import Progress
 from kvmgan.runs.run_folder import RunFolder
-from kvmgan.runs.run_log import RunLog
+from kvmgan.runs.run_log import run_log
 from kvmgan.runs.spans import span
 from kvmgan.training.checkpoint import save_checkpoint
 from kvmgan.training.datasets import Splits
@@ -59,8 +61,8 @@ class Loop:
             device=precision.device,
         )
         self.evaluator = Evaluator(encoders, splits.test, splits.truth, options.evaluation, precision.device)
-        self.log = RunLog(run, state.step)
-        self.profiled_steps = profiled_steps
+        self.log = run_log(run, state.step)
+        self.profiled_steps = profiled_steps if processes.leads() else 0
         self.best_file = run.path / "best.json"
         self.best = read_json(self.best_file, "the best checkpoint's score") if self.best_file.exists() else None
 
@@ -87,7 +89,7 @@ class Loop:
                 self._draw()
             for batch in self._batches():
                 losses = self.step(state, batch)
-                progress.advance(len(batch.tokens))
+                progress.advance(processes.count() * len(batch.tokens))
                 profile.step()
                 self._after_step(losses, guard, progress)
         guard.resume()
@@ -98,20 +100,27 @@ class Loop:
         """Score the average, keep the figures, and remember its checkpoint if it is the best so far."""
         state, name = self.state, self.training.best_metric
         rows = self.evaluator.score_average(state.average.model, self.options.model, self.training.seed)
-        append_metrics(self.run_folder.metrics, rows, state.step)
+        if processes.leads():
+            append_metrics(self.run_folder.metrics, rows, state.step)
         self.log.write(state.step, {f"{row['metric']}_{row['subject']}": row["value"] for row in rows})
         print(format_metrics(rows), flush=True)
         for row in rows:
             better = self.best is None or row["value"] > self.best["value"]
             if row["metric"] == name and row["subject"] == "ema" and better:
                 self.best = {"metric": name, "value": row["value"], "step": state.step}
-                write_text(self.best_file, json.dumps(self.best))
+                if processes.leads():
+                    write_text(self.best_file, json.dumps(self.best))
 
     def _batches(self) -> Iterator[Batch]:
         training = self.training
         workers = self.options.data.workers
         stream = BatchStream(
-            self.splits.train, training.batch_size, seed=training.seed, purpose="training", workers=workers
+            self.splits.train,
+            training.batch_size,
+            seed=training.seed,
+            purpose="training",
+            workers=workers,
+            rows=processes.own_rows(training.batch_size, training.accumulation).tolist(),
         )
         wanted = itertools.islice(stream.iterate(self.state.step), training.steps - self.state.step)
         batches = prefetched(wanted, self.device)
@@ -124,6 +133,8 @@ class Loop:
 
     def _after_step(self, losses: dict[str, Tensor], guard: SignalGuard, progress: Progress) -> None:
         step, training = self.state.step, self.training
+        # A signal comes to each process in its own time; all stop after the same step.
+        guard.received = processes.agreed(guard.received or 0) or None
         last = step == training.steps
         # The last step is judged by whoever called, after training's own end.
         judged = training.evaluate_interval > 0 and step % training.evaluate_interval == 0 and not last
@@ -151,19 +162,21 @@ class Loop:
 
     def _on_host(self, losses: dict[str, Tensor]) -> dict[str, float]:
         """The losses and the number of skipped steps; raises if too many steps in a row were skipped."""
-        named = losses | {"skipped": self.state.skipped, "skipped_in_row": self.state.skipped_in_row}
-        numbers = torch.stack([value.double() for value in named.values()]).tolist()
-        values = dict(zip(named, numbers, strict=True))
-        row = int(values.pop("skipped_in_row"))
+        counts = torch.stack([self.state.skipped, self.state.skipped_in_row]).double()
+        means = summed(torch.stack([value.double() for value in losses.values()]))
+        *numbers, skipped, row = torch.cat((means, counts)).tolist()
+        values = dict(zip(losses, numbers, strict=True)) | {"skipped": skipped}
         if row >= self.training.skip_limit:
             wrong = next((name for name, value in values.items() if not math.isfinite(value)), None)
-            self._give_up(f"loss {wrong} is {values[wrong]}" if wrong else "a gradient isn't finite", row)
+            self._give_up(f"loss {wrong} is {values[wrong]}" if wrong else "a gradient isn't finite", int(row))
         return values
 
     def _save(self, losses: dict[str, Tensor]) -> None:
         self._on_host(losses)
         if not self.state.is_finite():
             self._give_up("a weight is no longer finite", 0)
+        if not processes.leads():
+            return
         folder = self.run_folder.checkpoints
         save_checkpoint(folder, self.state, self.encoders, self.options)
         best = folder / f"step-{self.best['step']:06d}" if self.best else None
@@ -171,6 +184,8 @@ class Loop:
 
     def _draw(self) -> None:
         """Pictures of the fixed captions, and what the memory layers do with them."""
+        if not processes.leads():
+            return
         average = self.state.average.model
         self.samples.save(average, self.run_folder, self.state.step)
         watched = self.samples.watch(average)

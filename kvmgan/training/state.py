@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kvmgan.config import DiscriminatorOptions, ModelOptions, TrainingOptions
 from kvmgan.models.finiteness import is_finite
 from kvmgan.models.generator import Generator
+from kvmgan.parallel.batch_norm import spanning
 from kvmgan.training.builders import build_discriminators, build_generator
 from kvmgan.training.moving_average import MovingAverage
 from kvmgan.training.precision import GuardedOptimizer, Precision
@@ -65,6 +66,8 @@ def initial_state(
     generator = build_generator(model, word_dim, training.seed)
     discriminators = build_discriminators(model.sizes, discriminator, word_dim, training.seed)
     layout = precision.memory_format(training.memory_format)
+    if training.sync_batch_norm:
+        generator = spanning(generator)
     generator.to(device, memory_format=layout)
     discriminators.to(device, memory_format=layout)
     state = TrainingState(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from kvmgan.losses.conditioning import conditioning_kl
 from kvmgan.losses.damsm import damsm_loss
 from kvmgan.models.copied_buffers import CopiedBuffers
 from kvmgan.models.generator import GeneratorOutput
+from kvmgan.parallel import processes
+from kvmgan.parallel.exchange import GradientSum, gathered, own_batch
 from kvmgan.pretraining.encoders import Encoders
 from kvmgan.random_streams import normal_noise
 from kvmgan.runs.spans import span
@@ -26,17 +29,31 @@ from kvmgan.training.state import TrainingState
 Losses = dict[str, Tensor]
 
 
+class Captions(NamedTuple):
+    """Words (B, T, D), sentence (B, S), mask (B, T) and class (B,) of captions that are each other's negatives."""
+
+    words: Tensor
+    sentence: Tensor
+    mask: Tensor
+    class_ids: Tensor
+
+
 @dataclass
 class StepPart:
-    """What the networks see of a batch, or of a part of it: B images a size, B captions, B draws of noise."""
+    """What the networks see of a batch, or of a part of it: B images a size, B captions, B draws of noise.
+
+    Of several processes each sees its own images; ``captions`` are those of all, in the order of the processes.
+    """
 
     images: list[Tensor]
     words: Tensor
     sentence: Tensor
     mask: Tensor
-    class_ids: Tensor
     noise: Tensor
     condition_noise: Tensor
+    mismatched: Tensor
+    """(B, S): for each image the sentence of the next one of the part, whichever process has it."""
+    captions: Captions
     share: float
     """Of the whole batch."""
 
@@ -59,7 +76,8 @@ class TrainingStep:
 
         One generator pass serves both updates, as in the released code; with ``training.accumulation`` parts, the
         generator runs once more for each, so that the activations of one part are kept at a time.
-        Returns the losses by name, detached, on the device: the means over the parts.
+        Returns the losses by name, detached, on the device: the means over the parts; of several processes each has its
+        share of them, which add up to the means.
         """
         parts = list(self._parts(state, batch))
         buffers = _Buffers(state.generator, state.discriminators)
@@ -76,7 +94,7 @@ class TrainingStep:
         return losses | more
 
     def _parts(self, state: TrainingState, batch: Batch) -> Iterator[StepPart]:
-        """The batch in equal parts; noise and condition noise are functions of (seed, step) alone."""
+        """This process's batch in equal parts; noise and condition noise are functions of (seed, step) alone."""
         device = batch.tokens.device
         with span("text encoder"):
             words, sentence, mask = self.encoders.encode(batch.tokens, batch.lengths)
@@ -84,14 +102,19 @@ class TrainingStep:
             images = to_scales(batch.pixels, state.generator.sizes)
             images = [image.to(sentence.dtype).contiguous(memory_format=self.memory_format) for image in images]
         dims = state.generator.noise_dim, state.generator.condition_dim
-        drawn = normal_noise((len(batch.tokens), sum(dims)), self.training.seed, "training noise", state.step)
-        noise, condition_noise = drawn.to(device, sentence.dtype, non_blocking=True).split(dims, dim=1)
-        whole = (words, sentence, mask, batch.class_ids, noise, condition_noise)
         count = self.training.accumulation
+        total = processes.count() * len(batch.tokens)
+        drawn = normal_noise((total, sum(dims)), self.training.seed, "training noise", state.step)
+        drawn = drawn[processes.own_rows(total, count)].to(device, sentence.dtype, non_blocking=True)
         scales = zip(*(image.tensor_split(count) for image in images), strict=True)
+        whole = (words, sentence, mask, batch.class_ids, drawn)
         rest = zip(*(tensor.tensor_split(count) for tensor in whole), strict=True)
-        for part_images, part in zip(scales, rest, strict=True):
-            yield StepPart(list(part_images), *part, share=len(part[0]) / len(batch.tokens))
+        for part_images, (*own, part_drawn) in zip(scales, rest, strict=True):
+            captions = Captions(*map(gathered, own))
+            mismatched = own_batch(captions.sentence.roll(-1, dims=0))
+            noise, condition_noise = part_drawn.split(dims, dim=1)
+            share = len(noise) / total
+            yield StepPart(list(part_images), *own[:3], noise, condition_noise, mismatched, captions, share)
 
     def _generate(self, state: TrainingState, part: StepPart) -> GeneratorOutput:
         with span("generator"), self.precision.autocast():
@@ -112,16 +135,22 @@ class TrainingStep:
         """Losses by name, and whether the discriminators' gradients were finite."""
         state.discriminator_optimizer.zero_grad(set_to_none=True)
         losses: Losses = {}
+        sums = []
         for part, output in zip(parts, made, strict=True):
             fakes = self._fakes(state, part, output)
             for net, real, fake in zip(state.discriminators, part.images, fakes, strict=True):
                 # Cached: a spectral norm is computed once a pass, however often its weight is read.
                 with span(f"discriminator {net.size}"), self.precision.autocast(), parametrize.cached():
-                    loss, figures = discriminator_loss(net, real, fake, part.sentence)
+                    loss, figures = discriminator_loss(net, real, fake, part.sentence, part.mismatched)
                     self._backward(state, part.share * loss)
+                if part is parts[-1]:
+                    # Exchanged while the next discriminator is trained.
+                    sums.append(GradientSum(net.parameters()))
                 named = {f"d{net.size}": loss} | {f"d{net.size}_{name}": value for name, value in figures.items()}
                 _add(losses, named, part.share)
         with span("discriminators' optimiser"):
+            for one in sums:
+                one.finish()
             return losses, state.guarded.step(state.discriminator_optimizer)
 
     def _train_generator(
@@ -142,6 +171,7 @@ class TrainingStep:
             _add(losses, named, part.share)
         state.discriminators.requires_grad_(True)
         with span("generator's optimiser"):
+            GradientSum(state.generator.parameters()).finish()
             return losses, state.guarded.step(state.generator_optimizer)
 
     def _judge(self, state: TrainingState, part: StepPart, images: Sequence[Tensor]) -> tuple[Losses, list[Tensor]]:
@@ -158,13 +188,14 @@ class TrainingStep:
                 gradients.append(self._gradient(state, part.share * losses[f"g{net.size}"], seen))
         seen = images[-1].detach().requires_grad_()
         with span("damsm"), self.precision.autocast():
+            regions, features = map(gathered, self.encoders.image(seen))
             losses["damsm_word"], losses["damsm_sentence"] = damsm_loss(
-                self.encoders.image(seen), part.words, part.sentence, part.mask, part.class_ids, **self.gammas
+                (regions, features), *part.captions, **self.gammas
             )
             matching = losses["damsm_word"] + losses["damsm_sentence"]
-            gradients[-1] = gradients[-1] + self._gradient(
-                state, part.share * self.training.lambda_damsm * matching, seen
-            )
+            # Every process computes this loss of all processes' images whole, and its gradient by its own images.
+            weight = processes.count() * part.share * self.training.lambda_damsm
+            gradients[-1] = gradients[-1] + self._gradient(state, weight * matching, seen)
         return losses, gradients
 
     def _total(self, losses: Losses, sizes: Sequence[int]) -> Tensor:

@@ -28,7 +28,7 @@ def cross_entropy(logits, target: float):
 def test_discriminator_loss_is_the_papers(discriminator, batch):
     """Against each term computed by itself; the mismatched pairs take the neighbour's image."""
     real, fake, sentence = batch
-    loss, parts = discriminator_loss(discriminator, real, fake, sentence)
+    loss, parts = discriminator_loss(discriminator, real, fake, sentence, sentence.roll(-1, dims=0))
     neighbours = torch.stack((real[2], real[0], real[1]))
     expected = {
         "real_unconditional": cross_entropy(discriminator.unconditional(discriminator(real)), 1.0),
@@ -60,7 +60,7 @@ def test_generator_loss_is_the_papers(discriminator, batch):
 def test_only_the_generator_loss_reaches_the_fake_image(discriminator, batch):
     real, fake, sentence = batch
     fake.requires_grad_()
-    loss, parts = discriminator_loss(discriminator, real, fake, sentence)
+    loss, parts = discriminator_loss(discriminator, real, fake, sentence, sentence.roll(-1, dims=0))
     loss.backward()
     assert fake.grad is None
     assert all(parameter.grad.any() for parameter in discriminator.parameters())
@@ -77,21 +77,21 @@ def test_certain_logits_give_finite_losses(discriminator, batch):
     with torch.no_grad():
         discriminator.unconditional_head.bias.fill_(1e4)
         discriminator.conditional_head.bias.fill_(-1e4)
-    assert discriminator_loss(discriminator, *batch)[0].isfinite()
+    assert discriminator_loss(discriminator, *batch, batch[2])[0].isfinite()
     assert generator_loss(discriminator, *batch[1:])[0].isfinite()
 
 
 def test_autocast_losses_are_float32(discriminator, batch):
     discriminator.train()
     with torch.autocast("cpu", torch.bfloat16):
-        loss, parts = discriminator_loss(discriminator, *batch)
+        loss, parts = discriminator_loss(discriminator, *batch, batch[2])
         generator_side, _ = generator_loss(discriminator, *batch[1:])
     assert {loss.dtype, generator_side.dtype, *(part.dtype for part in parts.values())} == {torch.float32}
 
 
 def test_bad_batches_are_named(discriminator, batch):
     real, fake, sentence = batch
-    with pytest.raises(ValueError, match="real has a batch of 1"):
-        discriminator_loss(discriminator, real[:1], fake[:1], sentence[:1])
-    with pytest.raises(ValueError, match="batches of 3, 2 and 3"):
-        discriminator_loss(discriminator, real, fake[:2], sentence)
+    for given in ((real, fake[:2], sentence, sentence), (real, fake, sentence, sentence[:2])):
+        sizes = ", ".join(str(len(tensor)) for tensor in given[:3])
+        with pytest.raises(ValueError, match=f"batches of {sizes} and {len(given[3])}"):
+            discriminator_loss(discriminator, *given)

@@ -289,7 +289,7 @@ def test_accumulation_is_the_mean_over_parts(plain_training):
             for logits in (net.unconditional(features), net.conditional(features, part.sentence)):
                 total_g = total_g + plain_training.cross_entropy(logits, 1.0) / 2
         seen = step.encoders.image(fakes[-1])
-        matching = sum(plain_training.damsm_loss(seen, part.words, part.sentence, part.mask, part.class_ids))
+        matching = sum(plain_training.damsm_loss(seen, part.words, part.sentence, part.mask, part.captions.class_ids))
         kl = plain_training.conditioning_kl(mu, log_variance)
         total_g = total_g + (options.training.lambda_damsm * matching + options.training.kl_weight * kl) / 2
     assert losses["g"].item() == pytest.approx(total_g.item(), rel=1e-5)

@@ -1,0 +1,96 @@
+"""Tensors that processes exchange: sums, and batches put together, with their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from kvmgan.parallel import processes
+
+
+class GradientSum:
+    """Adds the gradients of some parameters up over all processes, as one flat tensor, while other work goes on.
+
+    Parameters without a gradient, the same ones in every process, are left out.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], scale: float = 1.0):
+        """Start adding; each process's gradients count ``scale`` times."""
+        self._gradients = [one.grad for one in parameters if one.grad is not None] if processes.count() > 1 else []
+        if self._gradients:
+            self._flat = torch.cat([gradient.flatten() for gradient in self._gradients]).mul_(scale)
+            self._work = dist.all_reduce(self._flat, async_op=True)
+
+    def finish(self) -> None:
+        """Put the sums in the place of the gradients."""
+        if self._gradients:
+            self._work.wait()
+            parts = self._flat.split([gradient.numel() for gradient in self._gradients])
+            sums = [part.view(gradient.shape) for part, gradient in zip(parts, self._gradients, strict=True)]
+            torch._foreach_copy_(self._gradients, sums)
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The sum over all processes, without a gradient."""
+    if processes.count() == 1:
+        return tensor
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def summed_with_gradient(tensor: Tensor) -> Tensor:
+    """The sum over all processes; its gradient is the sum of all processes' gradients by it."""
+    return tensor if processes.count() == 1 else _Sum.apply(tensor)
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """The batches (n, ...) of all processes, one after the other, (processes * n, ...).
+
+    Its gradient is that by the process's own batch: it serves a loss that every process computes whole, from which the
+    gradients by all batches then add up to the gradient of that one loss.
+    """
+    return tensor if processes.count() == 1 else _Gathered.apply(tensor)
+
+
+def gathered_on_host(tensor: Tensor) -> Tensor:
+    """The same of a tensor (n, ...) that lies on the host whatever the processes' devices are."""
+    if processes.count() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(processes.count())]
+    dist.all_gather(parts, tensor.contiguous(), group=processes.control())
+    return torch.cat(parts)
+
+
+def own_batch(whole: Tensor) -> Tensor:
+    """This process's (n, ...) of what :func:`gathered` put together."""
+    return whole.chunk(processes.count())[processes.rank()]
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, tensor: Tensor) -> Tensor:
+        return summed(tensor)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        return summed(gradient)
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, tensor: Tensor) -> Tensor:
+        # A sum of batches that stand in a place of their own, each among zeros: gloo gathers nothing on GPUs.
+        carried = torch.uint8 if tensor.dtype == torch.bool else tensor.dtype
+        whole = torch.zeros((processes.count() * len(tensor), *tensor.shape[1:]), dtype=carried, device=tensor.device)
+        own_batch(whole).copy_(tensor)
+        dist.all_reduce(whole)
+        return whole.to(tensor.dtype)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        return own_batch(gradient)

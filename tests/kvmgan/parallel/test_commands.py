@@ -1,0 +1,163 @@
+"""The commands under torchrun: two processes over gloo train, go on, are judged and fail as one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from kvmgan.evaluate import main as evaluate
+from kvmgan.files import load_tensors
+from kvmgan.train import main as train
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.fixture
+def start(subprocess_environment) -> Callable[..., subprocess.Popen]:
+    """Starts a command of the package in two processes."""
+
+    def begin(module: str, *words: str, **environment: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [*TORCHRUN, "-m", module, *words],
+            env=subprocess_environment | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return begin
+
+
+@pytest.fixture
+def together(start) -> Callable[..., tuple[int, str]]:
+    """Runs a command in two processes; returns its status and all that it printed."""
+
+    def run(module: str, *words: str, **environment: str) -> tuple[int, str]:
+        process = start(module, *words, **environment)
+        output, _ = process.communicate(timeout=300)
+        return process.returncode, output
+
+    return run
+
+
+def rows_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def stats_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+
+
+def test_a_run_of_two_processes_is_that_of_one(together, tiny_arguments, tmp_path):
+    """From pretraining to the metrics, in a cache of its own each; what is printed and written once is there once."""
+    words = [*tiny_arguments[:-2], "--training.steps", "5", "--training.log-interval", "1"]
+    alone, pair = (["--cache-dir", str(tmp_path / f"{n}-cache"), "--runs-dir", str(tmp_path / n)] for n in "12")
+    assert train([*words, *alone]) == 0
+    status, output = together("kvmgan.train", *words, *pair)
+    assert status == 0, output
+    assert output.count("run folder: ") == output.count("attributes %") == 1 and "2 processes, cpu" in output
+    (one,), (two,) = (list((tmp_path / n).iterdir()) for n in "12")
+    for mine, theirs in zip(stats_of(two), stats_of(one), strict=True):
+        for name in theirs.keys() - {"time", "images_per_second"}:
+            assert mine[name] == pytest.approx(theirs[name], rel=2e-3, abs=1e-4), (name, mine["step"])
+    for mine, theirs in zip(rows_of(two), rows_of(one), strict=True):
+        assert (mine["metric"], mine["subject"]) == (theirs["metric"], theirs["subject"])
+    found = load_tensors(two / "checkpoints" / "step-000005" / "generator.safetensors")
+    for name, value in load_tensors(one / "checkpoints" / "step-000005" / "generator.safetensors").items():
+        torch.testing.assert_close(found[name], value, rtol=1e-2, atol=2e-3, msg=name)
+
+
+def test_metrics_of_two_processes_are_those_of_one(together, tiny_run, tiny_arguments, tmp_path):
+    """24 pictures shared by two, 12 draws; an odd number, too."""
+    few = ["--diversity-captions", "3", "--diversity-draws", "4", "--protocol", "damsm", "--device", "cpu"]
+    for images in ("24", "13"):
+        before = len(rows_of(tiny_run))
+        words = [str(tiny_run), *few, "--images", images, *tiny_arguments[-2:]]
+        assert evaluate(words) == 0
+        one = rows_of(tiny_run)[before:]
+        status, output = together("kvmgan.evaluate", *words)
+        assert status == 0, output
+        two = rows_of(tiny_run)[before + len(one) :]
+        assert len(one) == len(two) > 6
+        for mine, theirs in zip(two, one, strict=True):
+            assert mine["value"] == pytest.approx(theirs["value"], rel=1e-4, abs=1e-6), theirs["metric"]
+            assert mine["protocol"] == theirs["protocol"]
+
+
+def test_another_number_of_processes_goes_on_where_one_was_stopped(start, tiny_arguments, tmp_path):
+    """SIGTERM to the launcher: both stop after the same step with a checkpoint; one process goes on to the end."""
+    runs = ["--runs-dir", str(tmp_path)]
+    process = start("kvmgan.train", *tiny_arguments, *runs, "--training.steps", "100000")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*/stats.jsonl")) or not stats_of(next(tmp_path.iterdir()))[-1].get("g"):
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()[0]
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    (run,) = tmp_path.iterdir()
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    assert f"continue with --resume {run}" in output
+    step = int(checkpoint.name.removeprefix("step-"))
+    words = ["--resume", str(run), "--training.steps", str(step + 2), *tiny_arguments[-2:]]
+    assert train([*words, "--runs-dir", str(tmp_path)]) == 0
+    assert stats_of(run)[-1]["step"] == step + 2
+
+
+FAILURES = {
+    "error": ("raise UserError('the disk of rank 1 is on fire')", "error: the disk of rank 1 is on fire"),
+    "bug": ("raise ZeroDivisionError('rank 1 divides by zero')", "ZeroDivisionError: rank 1 divides by zero"),
+    "SIGKILL": ("os.kill(os.getpid(), 9)", "Signal 9 (SIGKILL)"),
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_a_process_that_fails_ends_all(together, tiny_arguments, tmp_path, kind):
+    """Within a minute, with a status that isn't 0; the launcher's report ends in the cause, of the right process."""
+    failure, message = FAILURES[kind]
+    (tmp_path / "sitecustomize.py").write_text(
+        f"""
+import os
+if os.environ.get("RANK") == "1":
+    import kvmgan.training.step as step
+    from kvmgan.errors import UserError
+    def fail(self, state, batch):
+        if state.step == 2:
+            {failure}
+        return call(self, state, batch)
+    call = step.TrainingStep.__call__
+    step.TrainingStep.__call__ = fail
+"""
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[3])])
+    began = time.monotonic()
+    words = [*tiny_arguments, "--training.steps", "100000", "--runs-dir", str(tmp_path / "runs")]
+    status, output = together("kvmgan.train", *words, PYTHONPATH=path)
+    assert status != 0 and time.monotonic() - began < 60
+    cause = output.split("Root Cause")[-1]
+    assert message in cause and "(local_rank: 1)" in cause, output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--training.batch-size", "5"], "--training.batch-size is 5, which 2 processes can't share equally"),
+        (
+            ["--training.batch-size", "6", "--training.accumulation", "2"],
+            "--training.batch-size is 6, which 2 processes of 2 parts each can't share equally: take a multiple of 4",
+        ),
+        (["--damsm.batch-size", "7"], "--damsm.batch-size is 7, which 2 processes can't share equally"),
+    ],
+)
+def test_batches_that_cannot_be_shared_are_refused_early(together, tiny_arguments, tmp_path, words, message):
+    status, output = together("kvmgan.train", *tiny_arguments, *words, "--runs-dir", str(tmp_path))
+    assert status != 0
+    assert f"error: {message}" in output and "damsm 1/" not in output

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from kvmgan.parallel import processes
-from kvmgan.parallel.exchange import summed_with_gradient
+from kvmgan.parallel.exchange import gathered_for_all
 
 
 def spanning(network: nn.Module) -> nn.Module:
@@ -36,12 +36,12 @@ class _Spanning:
         shape = [1, -1] + [1] * (features.ndim - 2)
         # In 32 bits at least: autocast runs no batch normalisation in 16 either.
         wide = features if features.dtype == torch.float64 else features.float()
-        parts = processes.count()
-        own_variance, own_mean = torch.var_mean(wide, dim=over, correction=0)
-        mean = summed_with_gradient(own_mean) / parts
+        own = torch.stack(torch.var_mean(wide, dim=over, correction=0))
+        variances, means = gathered_for_all(own[None]).unbind(dim=1)
+        mean = means.mean(dim=0)
         # Of the parts' variances and of their means' distances: a difference of large squares would lose digits.
-        variance = summed_with_gradient(own_variance + (own_mean - mean).square()) / parts
-        self._remember(mean.detach(), variance.detach(), parts * features.numel() // features.shape[1])
+        variance = (variances + (means - mean).square()).mean(dim=0)
+        self._remember(mean.detach(), variance.detach(), len(means) * features.numel() // features.shape[1])
         scale = self.weight * (variance + self.eps).rsqrt()
         shifted = wide * scale.view(shape) + (self.bias - mean * scale).view(shape)
         return shifted.to(features.dtype)

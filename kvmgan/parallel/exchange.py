@@ -43,11 +43,6 @@ def summed(tensor: Tensor) -> Tensor:
     return total
 
 
-def summed_with_gradient(tensor: Tensor) -> Tensor:
-    """The sum over all processes; its gradient is the sum of all processes' gradients by it."""
-    return tensor if processes.count() == 1 else _Sum.apply(tensor)
-
-
 def gathered(tensor: Tensor) -> Tensor:
     """The batches (n, ...) of all processes, one after the other, (processes * n, ...).
 
@@ -55,6 +50,11 @@ def gathered(tensor: Tensor) -> Tensor:
     gradients by all batches then add up to the gradient of that one loss.
     """
     return tensor if processes.count() == 1 else _Gathered.apply(tensor)
+
+
+def gathered_for_all(tensor: Tensor) -> Tensor:
+    """The same; its gradient is the sum of all processes' gradients: they go on to compute different things by it."""
+    return tensor if processes.count() == 1 else _GatheredForAll.apply(tensor)
 
 
 def gathered_on_host(tensor: Tensor) -> Tensor:
@@ -71,26 +71,30 @@ def own_batch(whole: Tensor) -> Tensor:
     return whole.chunk(processes.count())[processes.rank()]
 
 
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: FunctionCtx, tensor: Tensor) -> Tensor:
-        return summed(tensor)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
-        return summed(gradient)
-
-
 class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, tensor: Tensor) -> Tensor:
-        # A sum of batches that stand in a place of their own, each among zeros: gloo gathers nothing on GPUs.
-        carried = torch.uint8 if tensor.dtype == torch.bool else tensor.dtype
-        whole = torch.zeros((processes.count() * len(tensor), *tensor.shape[1:]), dtype=carried, device=tensor.device)
-        own_batch(whole).copy_(tensor)
-        dist.all_reduce(whole)
-        return whole.to(tensor.dtype)
+        return _put_together(tensor)
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
         return own_batch(gradient)
+
+
+class _GatheredForAll(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, tensor: Tensor) -> Tensor:
+        return _put_together(tensor)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        return own_batch(summed(gradient))
+
+
+def _put_together(tensor: Tensor) -> Tensor:
+    """As a sum of batches that stand in a place of their own, each among zeros: gloo gathers nothing on GPUs."""
+    carried = torch.uint8 if tensor.dtype == torch.bool else tensor.dtype
+    whole = torch.zeros((processes.count() * len(tensor), *tensor.shape[1:]), dtype=carried, device=tensor.device)
+    own_batch(whole).copy_(tensor)
+    dist.all_reduce(whole)
+    return whole.to(tensor.dtype)

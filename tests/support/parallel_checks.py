@@ -1,6 +1,6 @@
 """What several processes are to compute as one does: run by torchrun, or alone, it saves what came out.
 
-``torchrun --nproc-per-node 2 parallel_checks.py NAME FOLDER``; each process writes ``FOLDER/<rank>.pt``.
+``torchrun --nproc-per-node 2 parallel_checks.py FOLDER``; each process writes ``FOLDER/<rank>.pt``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kvmgan.config import DamsmOptions
 from kvmgan.data.dataset import Batch
 from kvmgan.parallel import processes
 from kvmgan.parallel.batch_norm import spanning
-from kvmgan.parallel.exchange import GradientSum, gathered, own_batch, summed, summed_with_gradient
+from kvmgan.parallel.exchange import GradientSum, gathered, gathered_for_all, own_batch, summed
 from kvmgan.parallel.processes import joined
 from kvmgan.parallel.shares import own_share, together
 from kvmgan.pretraining.damsm_pretraining import DamsmState, damsm_step
@@ -140,14 +140,14 @@ def exchange() -> dict[str, Any]:
     # A loss of the whole batch, computed by every process.
     (whole * torch.arange(len(whole))).square().sum().backward()
     summand = torch.tensor([3.0 + rank], requires_grad=True)
-    (summed_with_gradient(summand) * (rank + 1)).sum().backward()
+    (gathered_for_all(summand) * (rank + 1)).sum().backward()
     halves = together({"numbers": own_share(torch.arange(7))[:, None]})
     with processes.leader_first():
         pass
     return {
         "gathered": whole.detach(),
         "gradient": gathered(own.grad),
-        "of_sum": summand.grad.item(),
+        "of_all": summand.grad.item(),
         "mask": gathered(torch.tensor([rank == 0, True])),
         "agreed": processes.agreed(5 + rank),
         "of_leader": processes.of_leader({"from": rank}),
@@ -170,11 +170,11 @@ CHECKS: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
-def main(name: str, folder: str) -> None:
-    """Run the check and save what it returns."""
+def main(folder: str) -> None:
+    """Run all checks and save what they return."""
     torch.set_num_threads(1)
     with joined(torch.device("cpu")):
-        found = CHECKS[name]()
+        found = {name: check() for name, check in CHECKS.items()}
         torch.save(found, Path(folder, f"{processes.rank()}.pt"))
 
 

@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -96,8 +97,20 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kvmgan"
 
 
+_BUG = (
+    "this is a mistake in kvmgan and not yours: please report it with the lines above, the command, and what "
+    "`python -m torch.utils.collect_env` prints"
+)
+
+
 def run_command(action: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Run a command and turn its end into an exit status: 0, 2 for a :class:`UserError`, 128 + signal when stopped."""
+    """Run a command and turn its end into an exit status: 0, 2 for a :class:`UserError`, 128 + signal when stopped, 70
+    (EX_SOFTWARE) for a mistake of the package, with its traceback and how to report it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # A caption or a path that the terminal can't show never ends a run.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         action(sys.argv[1:] if argv is None else argv)
     except UserError as error:
@@ -113,7 +126,9 @@ def run_command(action: Callable[[Sequence[str]], None], argv: Sequence[str] | N
         return 128 + signal.SIGINT
     except Exception as error:
         _tell_launcher(f"{type(error).__name__}: {error}")
-        raise
+        traceback.print_exc()
+        print(_BUG, file=sys.stderr)
+        return 70
     return 0
 
 

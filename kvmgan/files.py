@@ -65,12 +65,29 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(replaced, ignore_errors=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half-written below ``folder``, which no other process may be writing into."""
+    for path in [path for path in folder.rglob(f"{TEMPORARY}*") if path.exists()]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors of any device as one safetensors file, atomically."""
+    """Write tensors of any device as one safetensors file, atomically.
+
+    Raises:
+        OSError: if it can't be written.
+    """
     # A clone each: safetensors refuses tensors that share storage, as an LSTM's flattened weights do.
     whole = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     with atomic_file(path) as temporary:
-        safetensors.torch.save_file(whole, temporary)
+        try:
+            safetensors.torch.save_file(whole, temporary)
+        except SafetensorError as error:
+            # What the file system says comes in its own type.
+            raise OSError(f"{error}") from None
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -161,8 +178,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold ``folder``, made if it is missing, for this process alone; the lock ends with the process, however it ends.
+
+    Args:
+        wait: until another process that holds it is done, and say so, instead of raising.
 
     Raises:
         UserError: if another process holds it, or it can't be written.
@@ -176,7 +196,10 @@ def exclusive(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another process is working in {folder}: wait for its end or stop it") from None
+            if not wait:
+                raise UserError(f"another process is working in {folder}: wait for its end or stop it") from None
+            print(f"waiting for another process that is working in {folder}", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -18,11 +19,11 @@ from kvmgan.config import Options, flatten, validate
 from kvmgan.config_file import to_yaml
 from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.errors import UserError
-from kvmgan.files import write_text
+from kvmgan.files import exclusive, remove_leftovers, write_text
 from kvmgan.parallel import processes
 from kvmgan.parallel.processes import joined
 from kvmgan.presets import preset_options
-from kvmgan.runs.checkpoint_folder import list_checkpoints
+from kvmgan.runs.checkpoint_folder import list_checkpoints, newest_whole
 from kvmgan.runs.interruption import SignalGuard
 from kvmgan.runs.progress import Phases
 from kvmgan.runs.run_folder import RunFolder
@@ -103,7 +104,10 @@ def _train_on(command: TrainCommand, checkpoint: Checkpoint | None, precision: P
     phases = Phases()
     with (
         SignalGuard("training had not begun, there is nothing to resume; finished phases stay in the cache") as guard,
+        # A run in use is found before anything of it is read or written again; a new one has a folder of its own.
+        _held(checkpoint.folder.parent.parent if checkpoint else None),
         _begin(command, checkpoint, precision, phases, guard) as loop,
+        _held(None if checkpoint else loop.run_folder.path),
     ):
         print(f"run folder: {loop.run_folder.path}")
         loop.run(guard)
@@ -115,6 +119,11 @@ def _train_on(command: TrainCommand, checkpoint: Checkpoint | None, precision: P
     _say_where(loop.run_folder, loop.state, loop.samples.captions[0])
 
 
+def _held(run: Path | None) -> AbstractContextManager:
+    """The run's folder for this training alone, by the process that leads."""
+    return exclusive(run) if run is not None and processes.leads() else nullcontext()
+
+
 def _parse(argv: Sequence[str]) -> tuple[TrainCommand, Checkpoint | None]:
     """The command with its options resolved, and the checkpoint that it resumes."""
     resumed = peek(argv, "--resume")
@@ -124,9 +133,11 @@ def _parse(argv: Sequence[str]) -> tuple[TrainCommand, Checkpoint | None]:
     for option in ("--preset", "--config", "--encoders"):
         if peek(argv, option) is not None:
             raise UserError(f"{option} can't be given with --resume: the run keeps its own settings and encoders")
-    checkpoint = load_checkpoint(Path(resumed))
+    # A torn one that is passed over is no reason to refuse the newest that is whole.
+    whole = newest_whole(Path(resumed))
+    checkpoint = load_checkpoint(whole)
     newest = list_checkpoints(checkpoint.folder.parent)[-1]
-    if newest != checkpoint.folder:
+    if newest != checkpoint.folder and whole == Path(resumed):
         raise UserError(f"{newest} is newer than {checkpoint.folder}: resume the run, or move the newer one away first")
     command = parse(TrainCommand, argv, prog=PROG, default=TrainCommand(checkpoint.options))
     before = flatten(checkpoint.options)
@@ -150,6 +161,7 @@ def _begin(
         _check_shares(options)
         state, run = checkpoint.restore(precision), RunFolder(checkpoint.folder.parent.parent)
         if processes.leads():
+            remove_leftovers(run.path)
             write_text(run.config, to_yaml(options))
         print(f"resumed at step {checkpoint.step}")
     else:

@@ -25,13 +25,20 @@ def write_checkpoint(folder: Path, step: int, write: Callable[[Path], Mapping[st
     """Write ``step-<step>`` below ``folder`` under a temporary name and rename it; returns its path.
 
     ``write`` fills the temporary folder that it is given and returns what is added to the header.
+
+    Raises:
+        UserError: if it can't be written, for instance because the disk is full; nothing of it stays.
     """
     path = folder / f"step-{step:06d}"
-    with atomic_folder(path) as temporary:
-        extra = write(temporary)
-        files = {p.relative_to(temporary).as_posix(): file_digest(p) for p in temporary.rglob("*") if p.is_file()}
-        header = {"format": FORMAT, "step": step, "code_version": code_version(), **extra, "sha256": files}
-        write_text(temporary / _HEADER, json.dumps(header, indent=1, sort_keys=True))
+    try:
+        with atomic_folder(path) as temporary:
+            extra = write(temporary)
+            files = {p.relative_to(temporary).as_posix(): file_digest(p) for p in temporary.rglob("*") if p.is_file()}
+            header = {"format": FORMAT, "step": step, "code_version": code_version(), **extra, "sha256": files}
+            write_text(temporary / _HEADER, json.dumps(header, indent=1, sort_keys=True))
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"checkpoint {path} can't be written ({reason}): those before it are kept") from None
     return path
 
 
@@ -55,6 +62,29 @@ def find_checkpoint(path: Path) -> Path:
     if not found:
         raise UserError(f"{path} holds no checkpoint: name a run folder or a checkpoint that kvmgan.train wrote")
     return found[-1]
+
+
+def newest_whole(path: Path) -> Path:
+    """The checkpoint that ``path`` is, or the newest one of its run folder whose files are all there and undamaged.
+
+    Those that are passed over are named on standard output.
+
+    Raises:
+        UserError: if there is none.
+    """
+    newest = find_checkpoint(path)
+    if newest == path:
+        return path
+    damaged: UserError | None = None
+    for folder in reversed(list_checkpoints(newest.parent)):
+        try:
+            read_header(folder)
+        except UserError as error:
+            damaged = damaged or error
+            print(f"note: {folder} is damaged and passed over: its steps are computed again")
+        else:
+            return folder
+    raise damaged
 
 
 def read_header(folder: Path) -> dict[str, Any]:

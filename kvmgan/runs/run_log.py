@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from torch.utils.tensorboard import SummaryWriter
 
+from kvmgan.errors import UserError
 from kvmgan.files import write_text
 from kvmgan.parallel import processes
 from kvmgan.runs.run_folder import RunFolder
@@ -38,8 +39,9 @@ class RunLog:
     def __init__(self, run: RunFolder, step: int):
         self._stats = run.stats
         if self._stats.exists():
-            lines = self._stats.read_text(encoding="utf-8").splitlines(keepends=True)
-            write_text(self._stats, "".join(line for line in lines if json.loads(line)["step"] <= step))
+            lines = self._stats.read_text(encoding="utf-8", errors="replace").splitlines()
+            kept = [line for line in lines if _step_of(line) <= step]
+            write_text(self._stats, "".join(f"{line}\n" for line in kept))
         self._events = SummaryWriter(run.path, purge_step=step + 1)
 
     def __enter__(self) -> RunLog:
@@ -51,7 +53,19 @@ class RunLog:
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """Add the figures of a step; one that isn't finite becomes null in ``stats.jsonl``."""
         finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-        with self._stats.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n")
+        line = json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n"
+        try:
+            with self._stats.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise UserError(f"{self._stats} can't be written ({error.strerror}): checkpoints so far are kept") from None
         for name, value in figures.items():
             self._events.add_scalar(name, value, step)
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; infinite for one that a crash cut, or that is blank: it is dropped."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return math.inf

@@ -43,7 +43,7 @@ def ensure_encoders(
 
     Raises:
         Interrupted: on a signal, after a checkpoint of the pretraining was written.
-        UserError: if pretraining diverges, or another process is at the same one.
+        UserError: if pretraining diverges.
     """
     encoders = given or _ensure_damsm(splits, options, cache_dir, device, guard)
     phases.end("damsm")
@@ -60,9 +60,9 @@ def _ensure_damsm(
     damsm = options.damsm
     settings = deciding_settings(damsm) | {"inception": _inception_digest(damsm.inception_weights)}
     run = RunFolder(cache_dir / f"damsm-{_key(splits, options, settings, DAMSM_VERSION)}")
-    if not processes.of_leader(finished(run.path)):
-        # One process holds the folder for all of them.
-        with exclusive(run.path) if processes.leads() else nullcontext():
+    # One process holds the folder for all of them; another run that needs the same encoders waits, and finds them.
+    with exclusive(run.path, wait=True) if processes.leads() else nullcontext():
+        if not processes.of_leader(finished(run.path)):
             if processes.leads():
                 write_text(run.config, to_yaml(options))
             DamsmPretraining(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -115,3 +119,33 @@ def test_two_processes_never_pretrain_in_one_folder(tmp_path):
         pass
     with exclusive(tmp_path / "damsm-1"):
         pass
+
+
+def test_a_run_that_needs_encoders_that_another_trains_waits_and_finds_them(tiny_arguments, tmp_path, capsys):
+    """The other one is a thread that holds the folder, and then leaves encoders in it; they aren't trained again."""
+    cache, runs = tmp_path / "cache", tmp_path / "runs"
+    words = [*tiny_arguments[:-2], "--cache-dir", str(cache), "--training.steps", "1", "--runs-dir", str(runs)]
+    assert main(words) == 0
+    (folder,) = cache.glob("damsm-*")
+    finished = (folder / "finished.json").read_text()
+    (folder / "finished.json").unlink()
+    held, waited = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with exclusive(folder):
+            held.set()
+            while "waiting for another process" not in printed.getvalue():
+                time.sleep(0.01)
+            waited.set()
+            (folder / "finished.json").write_text(finished)
+
+    printed = io.StringIO()
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert held.wait(10)
+    with contextlib.redirect_stdout(printed):
+        assert main(words) == 0
+    thread.join()
+    output = printed.getvalue()
+    assert waited.is_set() and f"waiting for another process that is working in {folder}" in output
+    assert f"encoders: {folder}" in output and "damsm validation" not in output

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kvmgan.files import exclusive
 from kvmgan.train import main
 from kvmgan.training.step import TrainingStep
 
@@ -115,6 +116,67 @@ def test_resume_keeps_settings(tiny_run, tiny_arguments, capsys):
 def test_resume_from_an_older_checkpoint_is_refused(tiny_run, capsys):
     assert main(["--resume", str(tiny_run / "checkpoints" / "step-000003")]) == 2
     assert "step-000006 is newer" in capsys.readouterr().err
+
+
+def test_a_line_that_a_crash_cut_is_dropped(tiny_run, tiny_arguments, tmp_path):
+    """A blank one and one of another thing, too."""
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    with (run / "stats.jsonl").open("a") as file:
+        file.write('\n[1]\n{"loss": 3}\n{"step": 6, "g": 1.')
+    assert main(["--resume", str(run), "--training.steps", "10", *tiny_arguments[-2:]]) == 0
+    assert [line["step"] for line in _losses(run)] == [5, 6, 10]
+
+
+def test_a_torn_checkpoint_is_passed_over(tiny_run, tiny_arguments, tmp_path, capsys):
+    """The newest whole one is taken, and said; the steps after it come again, and the torn one is replaced."""
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    torn = run / "checkpoints" / "step-000006"
+    whole = _tensors(torn)
+    (torn / "generator.safetensors").write_bytes(b"")
+    assert main(["--resume", str(run), *tiny_arguments[-2:]]) == 0
+    output = capsys.readouterr().out
+    assert f"note: {torn} is damaged and passed over" in output and "resumed at step 3" in output
+    assert _tensors(torn) == whole
+    for folder in (run / "checkpoints").iterdir():
+        (folder / "average.safetensors").unlink()
+    assert main(["--resume", str(run), *tiny_arguments[-2:]]) == 2
+    assert "step-000006 is corrupt: average.safetensors" in capsys.readouterr().err
+
+
+def test_a_run_in_use_is_refused_by_name(tiny_run, tiny_arguments, tmp_path, capsys):
+    """Before anything of it is written; once the other process is gone, it goes on."""
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    words = ["--resume", str(run), "--training.steps", "7", *tiny_arguments[-2:]]
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with exclusive(run):
+        assert main(words) == 2
+    assert f"another process is working in {run}" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert main(words) == 0
+
+
+@pytest.mark.parametrize("full", ["checkpoint", "statistics"])
+def test_a_full_disk_stops_a_run_with_one_line_and_leaves_what_was_whole(
+    tiny_run, tiny_arguments, tmp_path, monkeypatch, capsys, full
+):
+    """Nothing temporary stays, and the run goes on once there is room."""
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    words = ["--resume", str(run), "--training.steps", "8", *tiny_arguments[-2:]]
+
+    def no_room(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if full == "checkpoint":
+        monkeypatch.setattr("kvmgan.training.checkpoint.save_tensors", no_room)
+    else:
+        monkeypatch.setattr(Path, "open", no_room)
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "No space left on device" in error and error.count("\n") == 1
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000003", "step-000006"]
+    assert not [path for path in run.rglob("*") if path.name.startswith(".tmp")]
+    monkeypatch.undo()
+    assert main(words) == 0
 
 
 def test_statistics_past_the_checkpoint_are_dropped(tiny_run, tiny_arguments, tmp_path):

@@ -1,0 +1,56 @@
+"""Kills a training by SIGKILL at random moments and resumes it until it is done: ``killed_runs.py KILLS SEED WORD...``.
+
+The words resume a run. The package is imported once; every training is a fork of this process, which computes nothing.
+Prints a line of JSON: for each kill the newest whole checkpoint's step after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from kvmgan.runs.checkpoint_folder import newest_whole
+from kvmgan.train import main
+
+# A training lives no longer than this before it is killed [seconds].
+LONGEST = 1.2
+
+
+def start(words: list[str]) -> int:
+    """A training in a process of its own, silent; returns its number."""
+    process = os.fork()
+    if process == 0:
+        silent = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silent, 1)
+        os._exit(main(words))
+    return process
+
+
+def run(kills: int, seed: int, words: list[str]) -> list[int]:
+    """Kill so many trainings, then let one come to its end; raises if a resume fails or ends before it is killed."""
+    rng, folder, steps = random.Random(seed), Path(words[words.index("--resume") + 1]), []
+    while len(steps) < kills:
+        process = start(words)
+        time.sleep(rng.uniform(0, LONGEST))
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            raise RuntimeError(f"a resume ended with {os.waitstatus_to_exitcode(status)} after {len(steps)} kills")
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        with contextlib.redirect_stdout(io.StringIO()):
+            steps.append(int(newest_whole(folder).name.removeprefix("step-")))
+    _, status = os.waitpid(start(words), 0)
+    if os.waitstatus_to_exitcode(status) != 0:
+        raise RuntimeError(f"the last resume ended with {os.waitstatus_to_exitcode(status)}")
+    return steps
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])))

@@ -74,17 +74,26 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of tensors on the host, which share nothing with them or with each other."""
+    # A clone each: safetensors refuses tensors that share storage, as an LSTM's flattened weights do.
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors of any device as one safetensors file, atomically.
+    """Write tensors of any device as one safetensors file, atomically. Raises as `write_tensors` does."""
+    write_tensors(path, on_host(tensors))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write what :func:`on_host` returned as one safetensors file, atomically.
 
     Raises:
         OSError: if it can't be written.
     """
-    # A clone each: safetensors refuses tensors that share storage, as an LSTM's flattened weights do.
-    whole = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     with atomic_file(path) as temporary:
         try:
-            safetensors.torch.save_file(whole, temporary)
+            safetensors.torch.save_file(dict(tensors), temporary)
         except SafetensorError as error:
             # What the file system says comes in its own type.
             raise OSError(f"{error}") from None

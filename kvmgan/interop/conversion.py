@@ -25,7 +25,7 @@ from kvmgan.models.generator import Generator
 from kvmgan.models.text_encoder import TextEncoder
 from kvmgan.pretraining.encoders import Encoders, EncoderShape
 from kvmgan.runs.run_folder import RunFolder
-from kvmgan.training.checkpoint import Checkpoint, save_checkpoint
+from kvmgan.training.checkpoint import Checkpoint, save_checkpoint, snapshot
 from kvmgan.training.precision import Precision
 from kvmgan.training.state import TrainingState, initial_state
 
@@ -70,7 +70,7 @@ def convert(files: ReleasedFiles, options: Options, out: Path, *, legacy_mask: b
     state = _initial(options, generator, discriminators)
     encoders = Encoders(vocabulary, shape, text, image, None)
     run = RunFolder(out)
-    checkpoint = save_checkpoint(run.checkpoints, state, encoders, options)
+    checkpoint = save_checkpoint(run.checkpoints, snapshot(state), encoders, options)
     write_text(run.config, to_yaml(options))
     return checkpoint
 

@@ -7,16 +7,18 @@ and the SHA-256 of every other file.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kvmgan.config import Options
 from kvmgan.config_file import load_options, to_yaml
 from kvmgan.data.vocabulary import Vocabulary
-from kvmgan.files import load_tensors, save_tensors, write_text
+from kvmgan.files import load_tensors, on_host, write_tensors, write_text
 from kvmgan.models.generator import Generator
 from kvmgan.pretraining.encoders import Encoders, load_encoders, load_weights
 from kvmgan.runs.checkpoint_folder import find_checkpoint, read_header, write_checkpoint
@@ -76,25 +78,49 @@ class Checkpoint:
         return state
 
 
-def save_checkpoint(folder: Path, state: TrainingState, encoders: Encoders, options: Options) -> Path:
-    """Write ``step-<step>`` below ``folder`` under a temporary name and rename it; returns its path."""
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of a training state on the host, which the steps that follow don't change."""
+
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    """By file name."""
+    header: dict[str, Any]
+
+
+def snapshot(state: TrainingState) -> Snapshot:
+    """Copy all that a resume needs; waits for the device."""
+    groups, moments = optimizer_parts(state.optimizers)
+    parts = {
+        "generator": state.generator.state_dict(),
+        "average": state.average.model.state_dict(),
+        "discriminators": state.discriminators.state_dict(),
+        "optimizers": moments,
+    }
+    header = {
+        "optimizers": copy.deepcopy(groups),
+        "loss_scale": copy.deepcopy(state.guarded.scaler.state_dict()),
+        "skipped": state.skipped.item(),
+        "skipped_in_row": state.skipped_in_row.item(),
+    }
+    return Snapshot(state.step, {f"{name}.safetensors": on_host(own) for name, own in parts.items()}, header)
+
+
+def save_checkpoint(folder: Path, taken: Snapshot, encoders: Encoders, options: Options) -> Path:
+    """Write ``step-<step>`` below ``folder`` under a temporary name and rename it; returns its path.
+
+    Raises:
+        UserError: if it can't be written; nothing of it stays.
+    """
 
     def write(path: Path) -> dict[str, Any]:
         write_text(path / "config.yaml", to_yaml(options))
         encoders.save(path / "encoders")
-        save_tensors(path / "generator.safetensors", state.generator.state_dict())
-        save_tensors(path / "average.safetensors", state.average.model.state_dict())
-        save_tensors(path / "discriminators.safetensors", state.discriminators.state_dict())
-        groups, tensors = optimizer_parts(state.optimizers)
-        save_tensors(path / "optimizers.safetensors", tensors)
-        return {
-            "optimizers": groups,
-            "loss_scale": state.guarded.scaler.state_dict(),
-            "skipped": state.skipped.item(),
-            "skipped_in_row": state.skipped_in_row.item(),
-        }
+        for name, tensors in taken.tensors.items():
+            write_tensors(path / name, tensors)
+        return taken.header
 
-    return write_checkpoint(folder, state.step, write)
+    return write_checkpoint(folder, taken.step, write)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

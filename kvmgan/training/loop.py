@@ -21,6 +21,7 @@ from kvmgan.metrics.metric_rows import append_metrics, format_metrics
 from kvmgan.parallel import processes
 from kvmgan.parallel.exchange import summed
 from kvmgan.pretraining.encoders import Encoders
+from kvmgan.runs.background import BackgroundWriter
 from kvmgan.runs.checkpoint_folder import list_checkpoints, prune
 from kvmgan.runs.interruption import Interrupted, SignalGuard
 from kvmgan.runs.profiling import StepProfile
@@ -28,7 +29,7 @@ from kvmgan.runs.progress import Progress
 from kvmgan.runs.run_folder import RunFolder
 from kvmgan.runs.run_log import run_log
 from kvmgan.runs.spans import span
-from kvmgan.training.checkpoint import save_checkpoint
+from kvmgan.training.checkpoint import save_checkpoint, snapshot
 from kvmgan.training.datasets import Splits
 from kvmgan.training.fixed_samples import FixedSamples, fixed_samples
 from kvmgan.training.precision import Precision
@@ -61,6 +62,7 @@ class Loop:
             device=precision.device,
         )
         self.evaluator = Evaluator(encoders, splits.test, splits.truth, options.evaluation, precision.device)
+        self.writer = BackgroundWriter()
         self.log = run_log(run, state.step)
         self.profiled_steps = profiled_steps if processes.leads() else 0
         self.best_file = run.path / "best.json"
@@ -71,6 +73,7 @@ class Loop:
 
     def __exit__(self, *exception: object) -> None:
         self.log.__exit__(*exception)
+        self.writer.finish()
 
     def run(self, guard: SignalGuard) -> None:
         """Train to the end; pictures and a checkpoint of the last step are written in any case.
@@ -144,6 +147,8 @@ class Loop:
             self._save(losses)
         if step % training.sample_interval == 0 or last:
             self._draw()
+        if guard.received or judged or last:
+            self.writer.finish()
         if guard.received and not last:
             raise Interrupted(guard.received, f"continue with --resume {self.run_folder.path}")
         if judged:
@@ -177,10 +182,14 @@ class Loop:
             self._give_up("a weight is no longer finite", 0)
         if not processes.leads():
             return
-        folder = self.run_folder.checkpoints
-        save_checkpoint(folder, self.state, self.encoders, self.options)
+        folder, taken = self.run_folder.checkpoints, snapshot(self.state)
         best = folder / f"step-{self.best['step']:06d}" if self.best else None
-        prune(folder, self.training.keep_checkpoints, best)
+
+        def write() -> None:
+            save_checkpoint(folder, taken, self.encoders, self.options)
+            prune(folder, self.training.keep_checkpoints, best)
+
+        self.writer.start(write)
 
     def _draw(self) -> None:
         """Pictures of the fixed captions, and what the memory layers do with them."""

@@ -19,9 +19,6 @@ from pathlib import Path
 from kvmgan.runs.checkpoint_folder import newest_whole
 from kvmgan.train import main
 
-# A training lives no longer than this before it is killed [seconds].
-LONGEST = 1.2
-
 
 def start(words: list[str]) -> int:
     """A training in a process of its own, silent; returns its number."""
@@ -33,19 +30,42 @@ def start(words: list[str]) -> int:
     return process
 
 
+def newest_step(folder: Path) -> int:
+    """The step of the newest whole checkpoint."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return int(newest_whole(folder).name.removeprefix("step-"))
+
+
+def kill(process: int) -> None:
+    """End a training that hasn't ended by itself."""
+    ended, status = os.waitpid(process, os.WNOHANG)
+    if ended:
+        raise RuntimeError(f"a resume ended with {os.waitstatus_to_exitcode(status)} before it was killed")
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+
+
+def time_to_a_checkpoint(folder: Path, words: list[str]) -> float:
+    """Let a training live until it has written a checkpoint, and kill it; returns how long that took [seconds]."""
+    before, began, process = newest_step(folder), time.monotonic(), start(words)
+    while newest_step(folder) == before:
+        time.sleep(0.01)
+    kill(process)
+    return time.monotonic() - began
+
+
 def run(kills: int, seed: int, words: list[str]) -> list[int]:
-    """Kill so many trainings, then let one come to its end; raises if a resume fails or ends before it is killed."""
-    rng, folder, steps = random.Random(seed), Path(words[words.index("--resume") + 1]), []
+    """Kill so many trainings, then let one come to its end; raises if a resume fails or ends before it is killed.
+
+    How long they live goes by how long this machine takes to a checkpoint: some are killed before they begin to train.
+    """
+    rng, folder = random.Random(seed), Path(words[words.index("--resume") + 1])
+    usual, steps = time_to_a_checkpoint(folder, words), [newest_step(folder)]
     while len(steps) < kills:
         process = start(words)
-        time.sleep(rng.uniform(0, LONGEST))
-        ended, status = os.waitpid(process, os.WNOHANG)
-        if ended:
-            raise RuntimeError(f"a resume ended with {os.waitstatus_to_exitcode(status)} after {len(steps)} kills")
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-        with contextlib.redirect_stdout(io.StringIO()):
-            steps.append(int(newest_whole(folder).name.removeprefix("step-")))
+        time.sleep(rng.uniform(0, 1.7 * usual))
+        kill(process)
+        steps.append(newest_step(folder))
     _, status = os.waitpid(start(words), 0)
     if os.waitstatus_to_exitcode(status) != 0:
         raise RuntimeError(f"the last resume ended with {os.waitstatus_to_exitcode(status)}")

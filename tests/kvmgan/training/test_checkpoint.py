@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from kvmgan.sample import main as sample
 from kvmgan.train import main
 from kvmgan.training import checkpoint as module
 from kvmgan.training import loop
-from kvmgan.training.checkpoint import load_checkpoint, save_checkpoint
+from kvmgan.training.checkpoint import load_checkpoint, save_checkpoint, snapshot
 from kvmgan.training.precision import Precision
 from kvmgan.training.step import TrainingStep
 
@@ -35,7 +36,7 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
 def test_save_and_restore_give_the_same_state(run, tmp_path):
     saved = load_checkpoint(run)
     state = saved.restore(CPU)
-    again = load_checkpoint(save_checkpoint(tmp_path / "copy", state, saved.encoders(), saved.options))
+    again = load_checkpoint(save_checkpoint(tmp_path / "copy", snapshot(state), saved.encoders(), saved.options))
     assert (again.step, again.options) == (saved.step, saved.options)
     for name in ("generator", "average", "discriminators", "optimizers"):
         file = f"{name}.safetensors"
@@ -49,7 +50,7 @@ def _with_backend(run: Path, backend: str) -> Path:
     model = saved.options.model
     model = replace(model, memory=replace(model.memory, backend=backend))
     shutil.rmtree(saved.folder)
-    save_checkpoint(saved.folder.parent, state, encoders, replace(saved.options, model=model))
+    save_checkpoint(saved.folder.parent, snapshot(state), encoders, replace(saved.options, model=model))
     return run
 
 
@@ -88,18 +89,53 @@ def test_failed_save_leaves_the_earlier_checkpoint(run, monkeypatch):
     state = saved.restore(CPU)
     state.step += 1
     before = sorted(p.name for p in (run / "checkpoints").iterdir())
-    original = module.save_tensors
+    original = module.write_tensors
 
     def full_disk(path, tensors):
         if path.name == "discriminators.safetensors":
             raise OSError(28, "No space left on device")
         original(path, tensors)
 
-    monkeypatch.setattr(module, "save_tensors", full_disk)
+    monkeypatch.setattr(module, "write_tensors", full_disk)
     with pytest.raises(UserError, match=r"checkpoint .*step-000007 can't be written \(No space left on device\)"):
-        save_checkpoint(run / "checkpoints", state, saved.encoders(), saved.options)
+        save_checkpoint(run / "checkpoints", snapshot(state), saved.encoders(), saved.options)
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == before
     assert load_checkpoint(run).step == saved.step
+
+
+def test_steps_that_follow_change_nothing_of_what_is_being_written(tiny_arguments, tmp_path, monkeypatch):
+    """The first checkpoint is written only when training has gone on: it still holds the state of its own step."""
+    started, original, digests = threading.Event(), loop.save_checkpoint, []
+
+    def digest(parts: dict) -> list[bytes]:
+        return [tensor.numpy().tobytes() for own in parts.values() for tensor in own.values()]
+
+    def slowly(folder, taken, *rest):
+        if taken.step == 2:
+            digests.append(digest(taken.tensors))
+            assert started.wait(30)
+            digests.append(digest(taken.tensors))
+        return original(folder, taken, *rest)
+
+    training = TrainingStep.__call__
+
+    def step(self, state, batch):
+        losses = training(self, state, batch)
+        if state.step == 4:
+            started.set()
+        return losses
+
+    monkeypatch.setattr(loop, "save_checkpoint", slowly)
+    monkeypatch.setattr(TrainingStep, "__call__", step)
+    straight, late = tmp_path / "straight", tmp_path / "late"
+    words = [*tiny_arguments, "--training.checkpoint-interval", "2", "--training.keep-checkpoints", "3"]
+    assert main([*words, "--training.steps", "5", "--runs-dir", str(late)]) == 0
+    monkeypatch.undo()
+    assert main([*words, "--training.steps", "2", "--runs-dir", str(straight)]) == 0
+    assert digests[0] == digests[1]
+    for name in ("generator", "average", "discriminators", "optimizers"):
+        files = [next(runs.glob(f"*/checkpoints/step-000002/{name}.safetensors")) for runs in (late, straight)]
+        assert files[0].read_bytes() == files[1].read_bytes(), name
 
 
 def test_only_the_newest_and_the_best_are_kept(tmp_path):

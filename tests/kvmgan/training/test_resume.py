@@ -167,7 +167,7 @@ def test_a_full_disk_stops_a_run_with_one_line_and_leaves_what_was_whole(
         raise OSError(28, "No space left on device")
 
     if full == "checkpoint":
-        monkeypatch.setattr("kvmgan.training.checkpoint.save_tensors", no_room)
+        monkeypatch.setattr("kvmgan.training.checkpoint.write_tensors", no_room)
     else:
         monkeypatch.setattr(Path, "open", no_room)
     assert main(words) == 2

@@ -17,7 +17,7 @@ from kvmgan.train import main
 ROOT = Path(__file__).parents[3]
 KILLS = int(os.environ.get("KVMGAN_KILLS", "12"))
 # More than so many trainings can do before they are killed.
-STEPS = 40 * KILLS + 50
+STEPS = 20 * KILLS + 50
 INTERVAL = 3
 
 

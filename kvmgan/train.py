@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -140,13 +140,20 @@ def _parse(argv: Sequence[str]) -> tuple[TrainCommand, Checkpoint | None]:
     if newest != checkpoint.folder and whole == Path(resumed):
         raise UserError(f"{newest} is newer than {checkpoint.folder}: resume the run, or move the newer one away first")
     command = parse(TrainCommand, argv, prog=PROG, default=TrainCommand(checkpoint.options))
-    before = flatten(checkpoint.options)
-    for name, value in flatten(command.options).items():
-        if value != before[name] and not name.startswith(CHANGEABLE):
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} can't change on --resume (it is {before[name]}): start a new run for {value}")
+    _check_unchanged(flatten(checkpoint.options), flatten(command.options))
     checkpoint.options = command.options
     return command, checkpoint
+
+
+def _check_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Find out whether a resume asks for other results; names every setting that it may not change."""
+    changed = [
+        f"--{name.replace('_', '-')} {before[name]} -> {value}"
+        for name, value in after.items()
+        if value != before[name] and not name.startswith(CHANGEABLE)
+    ]
+    if changed:
+        raise UserError(f"{', '.join(changed)}: can't change on --resume; start a new run with --config for that")
 
 
 def _begin(

@@ -77,7 +77,8 @@ class _Members:
         if isinstance(self.file, zipfile.ZipFile):
             self.file.extractall(folder)
         else:
-            self.file.extractall(folder, filter="data")
+            # Python 3.10 and 3.11 have the filter from a patch release on; what it refuses was refused before.
+            self.file.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
 
     def _described(self) -> Iterator[tuple[str, int, bool]]:
         """Name and size [bytes] of every member, and whether it is a plain file or folder."""

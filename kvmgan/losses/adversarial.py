@@ -35,7 +35,8 @@ def discriminator_loss(
     Returns:
         The loss, and its detached parts: cross-entropies ``real_unconditional``, ``real_conditional``,
         ``fake_unconditional``, ``fake_conditional``, ``mismatched``, and mean probabilities of being
-        real ``real_probability`` and ``fake_probability`` (unconditional).
+        real ``real_probability`` and ``fake_probability``, and ``accuracy``, the share of real and fake images that are
+        told as such (these three unconditional).
 
     Raises:
         ValueError: batches of different sizes.
@@ -59,6 +60,7 @@ def discriminator_loss(
     }
     loss = (parts["real_unconditional"] + parts["real_conditional"]) / 2
     loss = loss + (parts["fake_unconditional"] + parts["fake_conditional"] + parts["mismatched"]) / 3
+    parts["accuracy"] = torch.cat((real_logits > 0, fake_logits < 0)).float().mean()
     parts["real_probability"] = real_logits.float().sigmoid().mean()
     parts["fake_probability"] = fake_logits.float().sigmoid().mean()
     return loss, {name: part.detach() for name, part in parts.items()}

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 
+import torch
 from tqdm import tqdm
 
 from kvmgan.parallel import processes
@@ -15,14 +16,14 @@ class Progress:
     """Context that follows a phase of ``total`` steps, begun at step ``start``.
 
     On a terminal tqdm draws a bar on standard error; else :meth:`report` prints a line on standard output with the
-    step, the values, items a second and the time left.
+    step, the values, on a GPU the memory taken at most, items a second and the time left.
     """
 
     def __init__(self, label: str, total: int, start: int = 0, items: str = "img"):
         self.label, self.total, self.items = label, total, items
-        self.done = self._start = start
+        self.done = start
         self._count = 0
-        self._began = time.perf_counter()
+        self._mark = time.perf_counter(), start, 0
         self._bar = None
         if sys.stderr.isatty() and processes.leads():
             self._bar = tqdm(total=total, initial=start, desc=label, unit="step", dynamic_ncols=True)
@@ -47,20 +48,25 @@ class Progress:
 
     @property
     def items_per_second(self) -> float:
-        """Items a second since the phase began."""
-        return self._count / max(time.perf_counter() - self._began, 1e-9)
+        """Items a second since the last report, or since the phase began."""
+        return (self._count - self._mark[2]) / self._elapsed()
 
     def report(self, values: Mapping[str, float]) -> None:
-        """Show the current values."""
+        """Show the current values; the speed and the time left are those since the last report."""
         shown = {name: f"{value:.3g}" for name, value in values.items()}
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            shown["memory"] = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
         speed = f"{self.items_per_second:.0f} {self.items}/s"
+        left = self._elapsed() / max(self.done - self._mark[1], 1) * (self.total - self.done)
+        self._mark = time.perf_counter(), self.done, self._count
         if self._bar is not None:
             self._bar.set_postfix_str(", ".join([speed, *(f"{name} {text}" for name, text in shown.items())]))
             return
-        elapsed = time.perf_counter() - self._began
-        left = elapsed / max(self.done - self._start, 1) * (self.total - self.done)
         text = "  ".join(f"{name} {value}" for name, value in shown.items())
         print(f"{self.label} {self.done}/{self.total}  {text}  {speed}  {_clock(left)} left", flush=True)
+
+    def _elapsed(self) -> float:
+        return max(time.perf_counter() - self._mark[0], 1e-9)
 
 
 class Phases:

@@ -21,6 +21,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.samples = path / "samples"
         self.stages = path / "stages"
+        self.attention = path / "attention"
         self.checkpoints = path / "checkpoints"
 
     @classmethod

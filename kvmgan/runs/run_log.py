@@ -7,6 +7,8 @@ import math
 import time
 from collections.abc import Mapping
 
+import numpy as np
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from kvmgan.errors import UserError
@@ -30,6 +32,9 @@ class SilentLog:
         pass
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def show(self, step: int, name: str, picture: Image.Image) -> None:
         """Nothing."""
 
 
@@ -61,6 +66,10 @@ class RunLog:
             raise UserError(f"{self._stats} can't be written ({error.strerror}): checkpoints so far are kept") from None
         for name, value in figures.items():
             self._events.add_scalar(name, value, step)
+
+    def show(self, step: int, name: str, picture: Image.Image) -> None:
+        """Put a picture into TensorBoard's events."""
+        self._events.add_image(name, np.asarray(picture), step, dataformats="HWC")
 
 
 def _step_of(line: str) -> float:

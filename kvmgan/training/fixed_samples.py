@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from kvmgan.data.dataset import TextImageDataset
+from kvmgan.figures.attention_maps import attention_maps
 from kvmgan.figures.pictures import save_png
 from kvmgan.figures.sample_grid import sample_grid
 from kvmgan.figures.stage_strip import stage_strip
@@ -23,9 +24,13 @@ STRIP_ROWS = 4
 
 @dataclass
 class FixedSamples:
-    """N test captions, encoded, their noise (N, Z) and the noise of their conditions (N, C)."""
+    """N test captions, encoded, their noise (N, Z) and the noise of their conditions (N, C).
+
+    texts: the words of each caption as the model reads them.
+    """
 
     captions: list[str]
+    texts: list[list[str]]
     words: Tensor
     sentence: Tensor
     mask: Tensor
@@ -33,21 +38,36 @@ class FixedSamples:
     condition_noise: Tensor
 
     @torch.no_grad()
-    def draw(self, generator: Generator) -> GeneratorOutput:
+    def draw(self, generator: Generator, *, return_attention: bool = False) -> GeneratorOutput:
         """All pictures by a generator in evaluation mode."""
-        return generator(self.noise, self.sentence, self.words, self.mask, condition_noise=self.condition_noise)
+        return generator(
+            self.noise,
+            self.sentence,
+            self.words,
+            self.mask,
+            condition_noise=self.condition_noise,
+            return_attention=return_attention,
+        )
 
     def watch(self, generator: Generator) -> dict[str, Tensor]:
         """Gates and addresses of the memory layers, by :func:`kvmgan.models.memory_watch.watch_memory`."""
         return watch_memory(generator, self.noise, self.sentence, self.words, self.mask, self.condition_noise)
 
-    def save(self, generator: Generator, run: RunFolder, step: int) -> tuple[Path, Path]:
-        """Write ``samples/step-<step>.png`` and ``stages/step-<step>.png``; returns their paths."""
-        made = self.draw(generator)
-        grid, strip = run.samples / f"step-{step:06d}.png", run.stages / f"step-{step:06d}.png"
-        save_png(sample_grid(made.images[-1], self.captions), grid)
-        save_png(stage_strip([images[:STRIP_ROWS] for images in made.images]), strip)
-        return grid, strip
+    def save(self, generator: Generator, run: RunFolder, step: int) -> dict[str, Image.Image]:
+        """Write ``step-<step>.png`` into ``samples/``, ``stages/`` and, of models that attend to words, ``attention/``.
+
+        The last is of the first caption. Returns the pictures by their folder's name.
+        """
+        made = self.draw(generator, return_attention=True)
+        pictures = {
+            run.samples: sample_grid(made.images[-1], self.captions),
+            run.stages: stage_strip([images[:STRIP_ROWS] for images in made.images]),
+        }
+        if made.attention:
+            pictures[run.attention] = attention_maps(made.images[-1][0], made.attention[-1][0], self.texts[0])
+        for folder, picture in pictures.items():
+            save_png(picture, folder / f"step-{step:06d}.png")
+        return {folder.name: picture for folder, picture in pictures.items()}
 
 
 def fixed_samples(
@@ -65,6 +85,7 @@ def fixed_samples(
     drawn = normal_noise((count, sum(dims)), seed, "fixed samples").to(device)
     return FixedSamples(
         [dataset.records[index].captions[caption] for index, caption in zip(chosen, captions, strict=True)],
+        [[dataset.vocabulary.words[token] for token in tokens[:length].tolist()] for tokens, length in encoded],
         *encoders.encode(torch.stack([tokens for tokens, _ in encoded]), torch.tensor([n for _, n in encoded])),
         *drawn.split(dims, dim=1),
     )

@@ -196,7 +196,8 @@ class Loop:
         if not processes.leads():
             return
         average = self.state.average.model
-        self.samples.save(average, self.run_folder, self.state.step)
+        for name, picture in self.samples.save(average, self.run_folder, self.state.step).items():
+            self.log.show(self.state.step, name, picture)
         watched = self.samples.watch(average)
         if watched:
             self.log.write(self.state.step, {name: value.item() for name, value in watched.items()})

@@ -64,7 +64,17 @@ def test_run_folder_is_complete(tiny_run):
     """Settings, statistics, events, pictures, metrics and checkpoints are all there, and nothing temporary."""
     names = {path.name for path in tiny_run.iterdir()}
     events = {name for name in names if name.startswith("events.out.tfevents")}
-    expected = {".lock", "config.yaml", "stats.jsonl", "metrics.jsonl", "best.json", "samples", "stages", "checkpoints"}
+    expected = {
+        ".lock",
+        "config.yaml",
+        "stats.jsonl",
+        "metrics.jsonl",
+        "best.json",
+        "samples",
+        "stages",
+        "attention",
+        "checkpoints",
+    }
     assert len(events) == 1 and names - events == expected
     assert tiny_run.name == "00000-birds-tiny"
     steps = [f"step-{step:06d}.png" for step in (0, 3, 6)]

@@ -44,6 +44,11 @@ def test_discriminator_loss_is_the_papers(discriminator, batch):
     torch.testing.assert_close(loss, real_terms / 2 + fake_terms / 3)
     probability = discriminator.unconditional(discriminator(real)).sigmoid().mean()
     torch.testing.assert_close(parts["real_probability"], probability.detach())
+    told = [
+        (discriminator.unconditional(discriminator(one)).sigmoid() > 0.5) == kind
+        for one, kind in ((real, 1), (fake, 0))
+    ]
+    assert parts["accuracy"].item() == pytest.approx(torch.cat(told).float().mean().item())
 
 
 def test_generator_loss_is_the_papers(discriminator, batch):

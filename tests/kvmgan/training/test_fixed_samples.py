@@ -97,10 +97,16 @@ def test_pictures_are_of_the_drawn_condition_and_always_the_same(made):
     assert not torch.equal(first, samples.draw(generator).images[-1])
 
 
-def test_grid_and_strip_of_a_step_are_written(made, tmp_path):
+def test_grid_strip_and_attention_of_a_step_are_written(made, tmp_path):
     run = RunFolder(tmp_path / "run")
-    grid, strip = made().save(build_generator(MODEL, SHAPE.word_dim, 0).eval(), run, 12)
-    assert (grid, strip) == (run.samples / "step-000012.png", run.stages / "step-000012.png")
+    pictures = made().save(build_generator(MODEL, SHAPE.word_dim, 0).eval(), run, 12)
+    grid, strip = run.samples / "step-000012.png", run.stages / "step-000012.png"
+    attention = run.attention / "step-000012.png"
+    assert {name: picture.size for name, picture in pictures.items()} == {
+        "samples": Image.open(grid).size,
+        "stages": Image.open(strip).size,
+        "attention": Image.open(attention).size,
+    }
     # Two stages beside each other, up to four pictures below each other.
     width, height = Image.open(strip).size
     assert width > 2 * 192 and height > 4 * 192

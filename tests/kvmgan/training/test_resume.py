@@ -108,9 +108,11 @@ def test_sigterm_to_a_process_writes_a_checkpoint(tiny_arguments, tmp_path, pyth
 
 
 def test_resume_keeps_settings(tiny_run, tiny_arguments, capsys):
-    """A setting that would change the result can't be changed on resume."""
-    assert main(["--resume", str(tiny_run), "--model.width", "8", *tiny_arguments[-2:]]) == 2
-    assert "error: --model.width can't change on --resume" in capsys.readouterr().err
+    """Settings that would change the result can't be changed on resume: all of them are named, and no others."""
+    words = ["--model.width", "8", "--training.seed", "3", "--training.steps", "9"]
+    assert main(["--resume", str(tiny_run), *words, *tiny_arguments[-2:]]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --model.width 4 -> 8, --training.seed 0 -> 3: can't change on --resume")
 
 
 def test_resume_from_an_older_checkpoint_is_refused(tiny_run, capsys):

@@ -1,0 +1,1 @@
+"""A run, or several over one another, on one page."""

@@ -1,0 +1,63 @@
+"""Curves of several runs over one another, a panel a figure, as one SVG drawing."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from kvmgan.errors import UserError
+from kvmgan.reporting.run_record import Curve, RunRecord
+
+COLUMNS = 3
+# Panels in this order; what isn't named comes after, by its name.
+_FIRST = [r"r_precision_ema", r"attribute_accuracy_ema", r"g", r"d\d+", r"g\d+", r"damsm_.*", r"kl", r"d\d+_accuracy"]
+# Parts of a discriminator's loss, and figures of pretraining that training's curves have no room for.
+_LEFT_OUT = re.compile(r"d\d+_(real|fake|mismatched).*|.*_real$")
+
+
+def panels(runs: Sequence[RunRecord]) -> dict[str, dict[str, Curve]]:
+    """By figure, in the order of the panels, each run's curve of it."""
+    found: dict[str, dict[str, Curve]] = {}
+    for run in runs:
+        for name, curve in run.curves.items():
+            if not _LEFT_OUT.fullmatch(name):
+                found.setdefault(name, {})[run.name] = curve
+    return {name: found[name] for name in sorted(found, key=_place)}
+
+
+def draw_curves(found: Mapping[str, Mapping[str, Curve]]) -> str:
+    """An SVG element with the panels; a name's colour is the same in all of them.
+
+    Raises:
+        UserError: if matplotlib isn't installed.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("a report needs matplotlib: pip install 'kvmem[report]'") from None
+    names = list(dict.fromkeys(name for curves in found.values() for name in curves))
+    rows = math.ceil(len(found) / COLUMNS)
+    # The same numbers give the same file: no time and no random names in it.
+    with rc_context({"svg.hashsalt": "kvmgan", "svg.fonttype": "none", "font.size": 8}):
+        figure = Figure(figsize=(4 * COLUMNS, 2.3 * rows), layout="constrained")
+        for number, (title, curves) in enumerate(found.items(), start=1):
+            axes = figure.add_subplot(rows, COLUMNS, number, title=title)
+            axes.grid(alpha=0.3)
+            for name, curve in curves.items():
+                steps, values = zip(*curve, strict=True)
+                marker = "o" if len(curve) == 1 else None
+                axes.plot(steps, values, color=f"C{names.index(name)}", label=name, marker=marker, linewidth=1)
+        if len(names) > 1:
+            handles, labels = figure.axes[0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside upper center", ncols=4)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _place(name: str) -> tuple[int, str]:
+    return next((n for n, pattern in enumerate(_FIRST) if re.fullmatch(pattern, name)), len(_FIRST)), name

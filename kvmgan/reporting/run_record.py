@@ -1,0 +1,70 @@
+"""What a run folder tells, read for a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kvmgan.config import flatten
+from kvmgan.config_file import load_options
+from kvmgan.errors import UserError
+from kvmgan.files import read_text
+from kvmgan.runs.run_folder import RunFolder
+
+# (step, value) pairs.
+Curve = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Settings by dotted name, curves by the figure's name, rows of metrics, pictures by kind in the steps' order."""
+
+    name: str
+    settings: dict[str, Any]
+    curves: dict[str, Curve]
+    metrics: list[dict[str, Any]]
+    pictures: dict[str, list[Path]]
+
+
+def read_run(path: Path) -> RunRecord:
+    """Read a run folder; lines of it that a crash cut are left out.
+
+    Raises:
+        UserError: if it is none, or its settings can't be read.
+    """
+    run = RunFolder(path)
+    if not run.config.is_file():
+        raise UserError(f"{path} is no run folder: it should hold config.yaml")
+    kinds = {"samples": run.samples, "stages": run.stages, "attention": run.attention}
+    return RunRecord(
+        path.resolve().name,
+        flatten(load_options(run.config)),
+        _curves(run.stats),
+        list(_lines(run.metrics)),
+        {kind: sorted(folder.glob("step-*.png")) for kind, folder in kinds.items()},
+    )
+
+
+def _curves(path: Path) -> dict[str, Curve]:
+    curves: dict[str, Curve] = {}
+    for line in _lines(path):
+        for name, value in line.items():
+            if name not in ("step", "time") and isinstance(value, int | float):
+                curves.setdefault(name, []).append((line["step"], float(value)))
+    return curves
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file of JSON lines that have a step."""
+    if not path.is_file():
+        return
+    for text in read_text(path, "a JSON object a line").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            yield line

@@ -1,0 +1,123 @@
+"""The report of runs: one page that needs nothing beside it."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kvmgan.report import main
+from kvmgan.reporting.curves import draw_curves, panels
+from kvmgan.reporting.page import _settings, _spread
+from kvmgan.reporting.run_record import RunRecord, read_run
+
+pytest.importorskip("matplotlib")
+
+
+class Elements(html.parser.HTMLParser):
+    """Collects the tags with their attributes, and finds those that aren't closed."""
+
+    VOID = ("meta", "img", "br", "link", "path", "use", "rect")
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.found, self.open = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def record(name: str, **settings: object) -> RunRecord:
+    return RunRecord(name, settings, {"g": [(5, 1.0), (10, 0.5)], "d32_real_conditional": [(5, 1.0)]}, [], {})
+
+
+def test_a_run_is_shown_whole_and_alone(tiny_run, tmp_path, capsys):
+    """Curves, metrics with protocols, pictures and settings; every address is the page's own."""
+    out = tmp_path / "page.html"
+    assert main([str(tiny_run), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"report: {out}\n"
+    text = out.read_text()
+    page = Elements(text)
+    assert page.open == []
+    pictures = [attributes["src"] for tag, attributes in page.found if tag == "img"]
+    # Steps 0, 3 and 6, the last stages, the last attention.
+    assert len(pictures) == 3 + 1 + 1 and all(address.startswith("data:image/png;base64,") for address in pictures)
+    for tag, attributes in page.found:
+        for name in ("src", "href", "xlink:href"):
+            assert attributes.get(name, "#").startswith(("data:", "#")), (tag, attributes)
+    assert "<script" not in text and "url(http" not in text
+    rows = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
+    assert f"weights {rows[-1]['protocol']['extractor_weights']}" in text
+    for title in ("d32", "damsm_word", "d16_accuracy", "r_precision_ema", "training.seed", "R-precision %"):
+        assert title in text, title
+
+
+def test_several_runs_stand_over_one_another(tiny_run, tmp_path):
+    """A curve and a column each; settings that differ come first and are marked."""
+    other = Path(shutil.copytree(tiny_run, tmp_path / "00001-<other>"))
+    config = other / "config.yaml"
+    config.write_text(re.sub(r"lambda_damsm: \S+", "lambda_damsm: 7.5", config.read_text()))
+    assert main([str(tiny_run), str(other)]) == 0
+    text = (tiny_run / "report.html").read_text()
+    (tiny_run / "report.html").unlink()
+    assert Elements(text).open == []
+    assert "00001-&lt;other&gt;" in text and "00001-<other>" not in text
+    marked = re.findall(r'<tr class="differs"><td>([^<]*)</td>(.*)</tr>', text)
+    assert [name for name, _ in marked] == ["training.lambda_damsm"] and "<td>7.5</td>" in marked[0][1]
+
+
+def test_the_same_runs_give_the_same_drawing():
+    runs = [record("one"), record("two")]
+    assert draw_curves(panels(runs)) == draw_curves(panels(runs))
+
+
+def test_parts_of_losses_have_no_panel():
+    assert list(panels([record("one")])) == ["g"]
+
+
+def test_a_run_that_has_just_begun_or_was_cut_is_shown(tiny_run, tmp_path):
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    with (run / "stats.jsonl").open("a") as file:
+        file.write('{"step": 7, "g": 1.\n[]\n')
+    assert max(step for step, _ in read_run(run).curves["g"]) == 6
+    for path in (run / "stats.jsonl", run / "metrics.jsonl"):
+        path.unlink()
+    for name in ("samples", "stages", "attention"):
+        shutil.rmtree(run / name)
+    assert main([str(run)]) == 0
+    assert "not judged yet" in (run / "report.html").read_text()
+
+
+def test_settings_of_different_versions_stand_side_by_side():
+    rows = _settings([record("one", steps=3), record("two", steps=3, extra=1)])
+    assert rows == [("extra", ["", "1"], True), ("steps", ["3", "3"], False)]
+
+
+def test_pictures_over_time_are_spread_and_end_with_the_last():
+    paths = [Path(str(number)) for number in range(21)]
+    assert [path.name for path in _spread(paths)] == ["0", "4", "8", "12", "16", "20"]
+    assert _spread(paths[:2]) == paths[:2] and _spread(paths[:1]) == paths[:1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [([], "no run is named"), (["/nonexistent"], "/nonexistent is no run folder"), (["--outt", "x"], "unknown option")],
+)
+def test_bad_words_are_one_line(words, message, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1

@@ -1,0 +1,32 @@
+"""What is shown while a phase runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvmgan.runs import progress as module
+from kvmgan.runs.progress import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """The time, to be set."""
+    now = [100.0]
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_speed_and_time_left_are_those_since_the_last_line(clock, capsys):
+    """A slow start (compilation, a cold cache) and a resume's earlier steps don't count for ever."""
+    with Progress("train", 110, start=10) as progress:
+        for _ in range(10):
+            progress.advance(4)
+        clock[0] += 100
+        assert progress.items_per_second == pytest.approx(0.4)
+        progress.report({"loss": 1.23456})
+        for _ in range(10):
+            progress.advance(4)
+        clock[0] += 5
+        progress.report({})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["train 20/110  loss 1.23  0 img/s  15:00 left", "train 30/110    8 img/s  0:40 left"]

@@ -13,7 +13,7 @@ from kvmgan.command_line import parse, run_command
 from kvmgan.errors import UserError
 from kvmgan.files import check_writable, write_text
 from kvmgan.reporting.page import make_page
-from kvmgan.reporting.run_record import read_run
+from kvmgan.reporting.run_record import read_runs
 
 PROG = "python -m kvmgan.report"
 
@@ -37,7 +37,7 @@ def _report(argv: Sequence[str]) -> None:
     command = parse(ReportCommand, argv, prog=PROG)
     if not command.runs:
         raise UserError(f"no run is named: {PROG} RUN...")
-    runs = [read_run(path) for path in command.runs]
+    runs = read_runs(command.runs)
     out = command.out or command.runs[0] / "report.html"
     check_writable(out.parent, "--out")
     write_text(out, make_page(runs))

@@ -14,7 +14,7 @@ _SHOWN = {
     "fid": ("FID", 1, 2),
     "kid": ("KID ×10³", 1000, 2),
     "is": ("IS", 1, 2),
-    "fd": ("FD", 1, 3),
+    "fd": ("FD", 1, 2),
     "kd": ("KD ×10³", 1000, 2),
     "precision": ("precision", 1, 3),
     "recall": ("recall", 1, 3),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,24 @@ def read_run(path: Path) -> RunRecord:
         list(_lines(run.metrics)),
         {kind: sorted(folder.glob("step-*.png")) for kind, folder in kinds.items()},
     )
+
+
+def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
+    """Read several run folders; of folders with one name each is called by its whole path.
+
+    Raises:
+        UserError: as :func:`read_run` does, or for a folder that is named twice.
+    """
+    places = [path.resolve() for path in paths]
+    for place in places:
+        if places.count(place) > 1:
+            raise UserError(f"{place} is named twice: name each run once")
+    runs = [read_run(path) for path in paths]
+    names = [run.name for run in runs]
+    return [
+        replace(run, name=str(place)) if names.count(run.name) > 1 else run
+        for run, place in zip(runs, places, strict=True)
+    ]
 
 
 def _curves(path: Path) -> dict[str, Curve]:

@@ -6,14 +6,17 @@ import html.parser
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from kvmgan.report import main
 from kvmgan.reporting.curves import draw_curves, panels
 from kvmgan.reporting.page import _settings, _spread
-from kvmgan.reporting.run_record import RunRecord, read_run
+from kvmgan.reporting.run_record import RunRecord, read_run, read_runs
 
 pytest.importorskip("matplotlib")
 
@@ -78,6 +81,33 @@ def test_several_runs_stand_over_one_another(tiny_run, tmp_path):
     assert "00001-&lt;other&gt;" in text and "00001-<other>" not in text
     marked = re.findall(r'<tr class="differs"><td>([^<]*)</td>(.*)</tr>', text)
     assert [name for name, _ in marked] == ["training.lambda_damsm"] and "<td>7.5</td>" in marked[0][1]
+
+
+def test_runs_of_one_name_are_told_apart(tiny_run, tmp_path, capsys):
+    """By their whole paths: none hides the other's curves. The same one twice is a mistake."""
+    other = Path(shutil.copytree(tiny_run, tmp_path / tiny_run.name))
+    first, second = read_runs([tiny_run, other])
+    assert (first.name, second.name) == (str(tiny_run.resolve()), str(other.resolve()))
+    assert len(panels([first, second])["g"]) == 2
+    assert main([str(other), f"{other}/"]) == 2
+    assert f"{other.resolve()} is named twice" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium isn't installed")
+def test_a_browser_without_a_network_shows_curves_and_pictures(tiny_run, tmp_path):
+    """Of a screenshot: the curves' colour, and the pictures' many colours below them."""
+    out, shot = tmp_path / "page.html", tmp_path / "shot.png"
+    assert main([str(tiny_run), "--out", str(out)]) == 0
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,6000", f"--screenshot={shot}"]
+    offline = ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'browser'}"]
+    subprocess.run(["chromium", *options, *offline, out.as_uri()], check=True, capture_output=True, timeout=120)
+    with Image.open(shot) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    curve = np.abs(pixels - (31, 119, 180)).max(axis=2) < 8
+    rows = np.flatnonzero(curve.any(axis=1))
+    assert len(rows) > 200
+    below = pixels[rows[-1] :].reshape(-1, 3)
+    assert len(np.unique(below, axis=0)) > 1000
 
 
 def test_the_same_runs_give_the_same_drawing():

@@ -13,4 +13,4 @@ def test_pretrain_fills_the_cache_that_training_reads(tiny_run, tiny_arguments, 
     assert pretrain.main(tiny_arguments) == 0
     output = capsys.readouterr().out
     assert sorted(cache.iterdir()) == before
-    assert "real" in output and "r_precision" in output
+    assert "real" in output and "R-precision %" in output

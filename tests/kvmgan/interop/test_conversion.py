@@ -67,17 +67,9 @@ def test_a_released_model_is_sampled_judged_trained_on_and_goes_back(files, tmp_
     capsys.readouterr()
     assert sample([str(run), "a purple bird", "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
     assert "purple" in capsys.readouterr().err
-    small = [
-        "--evaluation.images",
-        "12",
-        "--evaluation.candidates",
-        "4",
-        "--evaluation.folds",
-        "3",
-        "--metrics",
-        "r-precision",
-    ]
-    assert evaluate([str(run), "--device", "cpu", *small, *tiny_arguments[-2:]]) == 0
+    small = ["--evaluation.images", "12", "--evaluation.candidates", "4", "--evaluation.folds", "3"]
+    own = ["--metrics", "r-precision", "--device", "cpu"]
+    assert evaluate([str(run), *own, *small, *tiny_arguments[-2:]]) == 0
     assert json.loads((run / "metrics.jsonl").read_text().splitlines()[0])["metric"] == "r_precision"
 
     assert main(["export", str(run), str(tmp_path / "back")]) == 0

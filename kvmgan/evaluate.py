@@ -116,7 +116,12 @@ def _evaluate_on(
         with processes.leader_first():
             # What is downloaded is downloaded once.
             panel = build_panel(
-                *settled, weights, device, captions=first.diversity_captions, draws=first.diversity_draws
+                *settled,
+                weights,
+                device,
+                captions=first.diversity_captions,
+                draws=first.diversity_draws,
+                lenient=first.metrics == "auto",
             )
         named = {}
         for checkpoint, own in zip(checkpoints, options, strict=True):

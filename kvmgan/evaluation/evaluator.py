@@ -20,7 +20,7 @@ from kvmgan.evaluation.protocol import common_protocol
 from kvmgan.evaluation.real_pictures import see_real
 from kvmgan.evaluation.scores.attributes import Attributes
 from kvmgan.evaluation.scores.clip_score import ClipScore
-from kvmgan.evaluation.scores.distributions import Distributions
+from kvmgan.evaluation.scores.distributions import Distributions, shortage
 from kvmgan.evaluation.scores.diversity import Diversity
 from kvmgan.evaluation.scores.retrieval import Retrieval
 from kvmgan.evaluation.scores.score import Score
@@ -131,7 +131,7 @@ class Evaluator:
         panel, pairs = self.panel, self.pairs
         records = [self.dataset.records[record] for record in pairs.records]
         sizes = len(pairs), len(self.dataset)
-        distances = [name for name in panel.metrics if name in ("fid", "kid", "is", "fd", "kd", "prc")]
+        distances = list(self._computable(sizes))
         if distances:
             yield Distributions(self._features, distances, panel.protocol, *sizes, self._protocol)
         if panel.dinov2 is not None:
@@ -146,6 +146,16 @@ class Evaluator:
         if "attributes" in panel.metrics and self.truth is not None and self.encoders.classifier is not None:
             watcher = own.attributes(self.encoders.classifier)
             yield Attributes(watcher, records, pairs.captions, self.truth, self._protocol)
+
+    def _computable(self, sizes: tuple[int, int]) -> Iterator[str]:
+        """The panel's distances and their like; of a lenient panel those that there are pictures enough for."""
+        for name in self.panel.metrics:
+            if name in ("fid", "kid", "is", "fd", "kd", "prc"):
+                wanting = shortage(name, *sizes) if self.panel.lenient else None
+                if wanting is None:
+                    yield name
+                else:
+                    print(f"note: {name} is left out: it {wanting}")
 
     def _diversity(self) -> Diversity | None:
         panel = self.panel

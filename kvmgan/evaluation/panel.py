@@ -30,6 +30,8 @@ class Panel:
 
     metrics: of ``METRICS``. protocol: of ``PROTOCOLS``; whose features ``features`` are, None for damsm's, which are
     the run's own. captions, draws: of the diversity, so many captions are drawn so many times each.
+    lenient: the metrics weren't asked for by name: what the data is too small for is left out, with a line about it,
+    instead of refused.
     """
 
     metrics: tuple[str, ...] = OWN_METRICS
@@ -39,6 +41,7 @@ class Panel:
     clip: TextImageWatcher | None = None
     captions: int = 50
     draws: int = 8
+    lenient: bool = False
 
     @property
     def truncates(self) -> bool:
@@ -95,13 +98,21 @@ def settle_protocol(metrics: tuple[str, ...] | None, protocol: str, weights: Pat
 
 
 def build_panel(
-    metrics: tuple[str, ...], protocol: str, weights: Path, device: torch.device, *, captions: int, draws: int
+    metrics: tuple[str, ...],
+    protocol: str,
+    weights: Path,
+    device: torch.device,
+    *,
+    captions: int,
+    draws: int,
+    lenient: bool = False,
 ) -> Panel:
     """Load the networks that the metrics need.
 
     Args:
         metrics, protocol: of :func:`settle_protocol`.
         weights: folder in which weights are looked for, and into which they are downloaded.
+        captions, draws, lenient: of :class:`Panel`.
 
     Raises:
         UserError: if a package or a file of weights is missing.
@@ -116,7 +127,7 @@ def build_panel(
             features = efficientnet_lite0.efficientnet_lite0(device)
     dinov2 = huggingface.dinov2(weights, device) if "fd-dinov2" in metrics else None
     clip = huggingface.clip(weights, device) if "clip-score" in metrics else None
-    return Panel(metrics, protocol, features, dinov2, clip, captions, draws)
+    return Panel(metrics, protocol, features, dinov2, clip, captions, draws, lenient)
 
 
 def _all_without_download(protocol: str) -> tuple[str, ...]:

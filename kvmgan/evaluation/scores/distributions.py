@@ -27,6 +27,17 @@ _FRECHET = ("fid", "fd", "fd-dinov2")
 _LEAST = {"is": SCORE_SPLITS, "prc": NEIGHBOURS + 1}
 
 
+def shortage(metric: str, images: int, real: int) -> str | None:
+    """Why a metric can't be computed on so many generated and real pictures; None where it can."""
+    least = _LEAST.get(metric, 2)
+    if min(images, real) >= least:
+        return None
+    return (
+        f"needs {least} pictures or more, generated and real: there are {images} (--evaluation.images) and {real} "
+        "(test pictures)"
+    )
+
+
 class Distributions:
     """The metrics of one extractor's features: some of fid, kid, is, fd, kd, prc and fd-dinov2.
 
@@ -44,12 +55,9 @@ class Distributions:
         self._metrics = metrics
         self._protocol = protocol | {"name": name, "real_images": real} | of_watcher(watcher)
         for metric in metrics:
-            least = _LEAST.get(metric, 2)
-            if min(images, real) < least:
-                raise UserError(
-                    f"--metrics {metric} needs {least} pictures or more, generated and real: there are {images} "
-                    f"(--evaluation.images) and {real} (test pictures)"
-                )
+            wanting = shortage(metric, images, real)
+            if wanting is not None:
+                raise UserError(f"--metrics {metric} {wanting}")
 
     def rows(self, seen: Mapping[str, Seen], real: Seen) -> list[Row]:
         """One row a figure and subject."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from kvmgan.data.pixels import to_bytes
 from kvmgan.data.procedural.archive import AttributeTruth
 from kvmgan.data.records import Record
 from kvmgan.data.vocabulary import Vocabulary
+from kvmgan.errors import UserError
 from kvmgan.evaluation.evaluator import Evaluator
 from kvmgan.evaluation.panel import Panel
 from kvmgan.evaluation.scores import distributions
@@ -311,6 +313,20 @@ def test_no_more_captions_than_there_are_are_drawn(dataset, encoders, levels):
     judging = replace(JUDGING, images=5, folds=1)
     rows = Evaluator(encoders, dataset, None, judging, CPU, panel).score({"some": RecordingGenerator()})
     assert rows[0]["protocol"]["captions"] == 5 and rows[0]["protocol"]["images"] == 10
+
+
+def test_what_there_are_too_few_pictures_for_is_left_out_unless_it_was_asked_for(dataset, encoders, levels, capsys):
+    """Two test pictures: a distance can be computed, precision and recall can't."""
+    pytest.importorskip("torch_fidelity")
+    few = copy.copy(dataset)
+    few.records = dataset.records[:2]
+    panel = Panel(("fd", "prc"), "efficientnet-lite0", levels)
+    judging = replace(JUDGING, images=2, folds=1)
+    with pytest.raises(UserError, match=r"--metrics prc needs 4 pictures or more, generated and real: there are 2 "):
+        Evaluator(encoders, few, None, judging, CPU, panel)
+    evaluator = Evaluator(encoders, few, None, judging, CPU, replace(panel, lenient=True))
+    assert "note: prc is left out: it needs 4 pictures or more" in capsys.readouterr().out
+    assert [row["metric"] for row in evaluator.score({"some": RecordingGenerator()})] == ["fd"]
 
 
 def test_every_extractor_looks_once_at_each_picture(dataset, encoders):

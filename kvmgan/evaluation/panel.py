@@ -133,7 +133,7 @@ def build_panel(
 def _all_without_download(protocol: str) -> tuple[str, ...]:
     """What ``--metrics auto`` is: all that can be computed with what is installed and at hand."""
     if importlib.util.find_spec("torch_fidelity") is None:
-        print("note: distances, precision and recall are left out: pip install 'kvmem[eval]' has what they need")
+        print("note: distances, precision and recall are left out: pip install -e '.[eval]' has what they need")
         return ("diversity", *OWN_METRICS)
     own = OF_INCEPTION if protocol in INCEPTION_PROTOCOLS else OF_OTHERS
     return (*(name for name in own if (name, protocol) != ("is", "legacy-dmgan")), *OF_FEATURES, *OWN_METRICS)

@@ -34,7 +34,7 @@ def check_fidelity_is_installed() -> None:
     try:
         import torch_fidelity  # noqa: F401
     except ImportError:
-        raise UserError("these metrics need torch-fidelity: pip install 'kvmem[eval]'") from None
+        raise UserError("these metrics need torch-fidelity: pip install -e '.[eval]'") from None
 
 
 def frechet_distance(generated: Tensor, real: Tensor) -> float:

@@ -37,7 +37,7 @@ def draw_curves(found: Mapping[str, Mapping[str, Curve]]) -> str:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
-        raise UserError("a report needs matplotlib: pip install 'kvmem[report]'") from None
+        raise UserError("a report needs matplotlib: pip install -e '.[report]'") from None
     names = list(dict.fromkeys(name for curves in found.values() for name in curves))
     rows = math.ceil(len(found) / COLUMNS)
     # The same numbers give the same file: no time and no random names in it.

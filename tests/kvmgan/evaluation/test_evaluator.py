@@ -23,6 +23,7 @@ from kvmgan.errors import UserError
 from kvmgan.evaluation.evaluator import Evaluator
 from kvmgan.evaluation.panel import Panel
 from kvmgan.evaluation.scores import distributions
+from kvmgan.metrics.feature_metrics import Estimate
 from kvmgan.metrics.seen import Watcher
 from kvmgan.models.generator import Generator, GeneratorOutput
 from kvmgan.pretraining.encoders import Encoders, EncoderShape, build_image_encoder, build_text_encoder
@@ -277,6 +278,28 @@ def test_pictures_are_judged_in_the_levels_that_a_file_keeps(dataset, encoders, 
     assert sorted(judged["real"].amax(dim=1).unique().tolist()) == [128, 255]
     assert rows[0]["protocol"]["pixels"] == ("8 bits, truncated" if protocol == "legacy-dmgan" else "8 bits, rounded")
     assert (rows[0]["protocol"]["images"], rows[0]["protocol"]["real_images"]) == (18, 6)
+
+
+@pytest.mark.parametrize(
+    ("metric", "function", "outcome"),
+    [
+        ("fd", "frechet_distance", 0.0),
+        ("kd", "kernel_distance", Estimate(0.0, 0.0)),
+        ("prc", "precision_recall", (0.0, 0.0)),
+    ],
+)
+def test_every_distance_is_of_generated_and_real_pictures(
+    dataset, encoders, levels, monkeypatch, metric, function, outcome
+):
+    """In this order, which decides what is precision and what is recall."""
+    pytest.importorskip("torch_fidelity")
+    given = []
+    monkeypatch.setattr(distributions, function, lambda *features: given.append(features) or outcome)
+    panel = Panel((metric,), "efficientnet-lite0", levels)
+    Evaluator(encoders, dataset, None, JUDGING, CPU, panel).score({"some": RecordingGenerator()})
+    ((generated, real),) = given
+    assert (len(generated), len(real)) == (18, 6)
+    assert sorted(real.amax(dim=1).unique().tolist()) == [128, 255]
 
 
 def test_diversity_draws_the_first_captions_again_and_again(dataset, encoders, levels):

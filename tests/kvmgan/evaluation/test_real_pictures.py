@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,15 @@ def test_the_cache_goes_by_content_size_and_network(tmp_path, watcher, looked):
     assert len(looked) == 6
     assert seen_in(dataset(tmp_path), Watcher("mean", "2", watcher.look), cache) == [10, 200, 90]
     assert len(looked) == 8
+
+
+def test_the_cache_goes_by_the_crop(tmp_path, watcher, looked):
+    """The same files around other boxes are other pictures."""
+    data = dataset(tmp_path)
+    seen_in(data, watcher, tmp_path / "cache")
+    data.records = [replace(record, box=(0.0, 0.0, 20.0, 20.0)) for record in data.records]
+    seen_in(data, watcher, tmp_path / "cache")
+    assert len(looked) == 4
 
 
 def test_nothing_is_kept_of_watchers_that_do_not_ask_for_it(tmp_path, watcher, looked):

@@ -149,8 +149,7 @@ def _score(
 ) -> list[dict[str, Any]]:
     """Score a checkpoint; prints the figures and adds them to the run's."""
     encoders = checkpoint.encoders().to(device)
-    with processes.leader_first():
-        root = data_root(options.data, cache_dir)
+    root = data_root(options.data, cache_dir)
     prepared = find_prepared(cache_dir, root, options.sizes)
     dataset, truth = load_test_split(options.data, options.sizes, root, encoders.vocabulary, prepared)
     evaluator = Evaluator(encoders, dataset, truth, options.evaluation, device, panel, cache_dir)

@@ -62,8 +62,7 @@ def _pretrain_on(command: PretrainCommand, device: torch.device) -> None:
     phases = Phases()
     with SignalGuard("finished phases stay in the cache") as guard:
         options = prepare(command.options, {"--cache-dir": command.cache_dir}, device)
-        with processes.leader_first():
-            root = data_root(options.data, command.cache_dir)
+        root = data_root(options.data, command.cache_dir)
         phases.end("drawing")
         splits = load_splits(
             options.data, options.sizes, root, prepared=find_prepared(command.cache_dir, root, options.sizes)

@@ -23,7 +23,7 @@ from kvmgan.files import exclusive, remove_leftovers, write_text
 from kvmgan.parallel import processes
 from kvmgan.parallel.processes import joined
 from kvmgan.presets import preset_options
-from kvmgan.runs.checkpoint_folder import list_checkpoints, newest_whole
+from kvmgan.runs.checkpoint_folder import list_checkpoints
 from kvmgan.runs.interruption import SignalGuard
 from kvmgan.runs.progress import Phases
 from kvmgan.runs.run_folder import RunFolder
@@ -133,11 +133,10 @@ def _parse(argv: Sequence[str]) -> tuple[TrainCommand, Checkpoint | None]:
     for option in ("--preset", "--config", "--encoders"):
         if peek(argv, option) is not None:
             raise UserError(f"{option} can't be given with --resume: the run keeps its own settings and encoders")
-    # A torn one that is passed over is no reason to refuse the newest that is whole.
-    whole = newest_whole(Path(resumed))
-    checkpoint = load_checkpoint(whole)
+    checkpoint = load_checkpoint(Path(resumed), pass_over_damaged=True)
     newest = list_checkpoints(checkpoint.folder.parent)[-1]
-    if newest != checkpoint.folder and whole == Path(resumed):
+    # A torn one that was passed over is no reason to refuse the newest that is whole.
+    if newest != checkpoint.folder and checkpoint.folder == Path(resumed):
         raise UserError(f"{newest} is newer than {checkpoint.folder}: resume the run, or move the newer one away first")
     command = parse(TrainCommand, argv, prog=PROG, default=TrainCommand(checkpoint.options))
     _check_unchanged(flatten(checkpoint.options), flatten(command.options))
@@ -185,8 +184,7 @@ def _begin(
 
 
 def _load(options: Options, cache_dir: Path, vocabulary: Vocabulary | None, phases: Phases) -> Splits:
-    with processes.leader_first():
-        root = data_root(options.data, cache_dir)
+    root = data_root(options.data, cache_dir)
     phases.end("drawing")
     prepared = find_prepared(cache_dir, root, options.sizes)
     splits = load_splits(options.data, options.sizes, root, vocabulary, prepared)

@@ -47,6 +47,15 @@ def tiny_run(tiny_arguments: list[str], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Networks this small are slowed down by a second one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def subprocess_environment() -> dict[str, str]:
     """Environment in which ``python -m kvmgan.train`` finds this package, on one thread."""
     path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])

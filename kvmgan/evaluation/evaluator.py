@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from kvmgan.config import EvaluationOptions, ModelOptions
 from kvmgan.data.dataset import TextImageDataset
 from kvmgan.data.pixels import to_bytes
 from kvmgan.data.procedural.archive import AttributeTruth
-from kvmgan.evaluation.panel import Panel
+from kvmgan.evaluation.panel import DISTRIBUTIONS, Panel
 from kvmgan.evaluation.protocol import common_protocol
 from kvmgan.evaluation.real_pictures import see_real
 from kvmgan.evaluation.scores.attributes import Attributes
@@ -99,7 +99,7 @@ class Evaluator:
         if self._retrieves and self.mismatched.shape[1] == 0:
             count = len(self.pairs)
             print(f"note: R-precision is left out: all {count} captions are of one class, there is no wrong one")
-        watchers = list({watcher.name: watcher for score in self.scores for watcher in score.watchers}.values())
+        watchers = _watchers(self.scores)
         rows = []
         if self.scores:
             seen = {name: together(see(self._pairs_by(one, name), watchers)) for name, one in generators.items()}
@@ -124,7 +124,12 @@ class Evaluator:
     @cached_property
     def _features(self) -> Watcher:
         """Whose features distances and diversity are computed on."""
-        return self.panel.features or own.damsm(self.encoders.image)
+        return self.panel.features or self._damsm
+
+    @cached_property
+    def _damsm(self) -> Watcher:
+        """The run's own image encoder."""
+        return own.damsm(self.encoders.image)
 
     def _scores(self) -> Iterator[Score]:
         """Every score of the panel that the data has something for."""
@@ -141,8 +146,7 @@ class Evaluator:
             yield ClipScore(panel.clip, captions, self._protocol)
         if self._retrieves and self.mismatched.shape[1] > 0:
             text = {"text_encoder_weights": weights_digest(self.encoders.text)}
-            watcher = own.damsm(self.encoders.image)
-            yield Retrieval(watcher, self._sentences(), self.mismatched, self.judging.folds, self._protocol | text)
+            yield Retrieval(self._damsm, self._sentences(), self.mismatched, self.judging.folds, self._protocol | text)
         if "attributes" in panel.metrics and self.truth is not None and self.encoders.classifier is not None:
             watcher = own.attributes(self.encoders.classifier)
             yield Attributes(watcher, records, pairs.captions, self.truth, self._protocol)
@@ -150,7 +154,7 @@ class Evaluator:
     def _computable(self, sizes: tuple[int, int]) -> Iterator[str]:
         """The panel's distances and their like; of a lenient panel those that there are pictures enough for."""
         for name in self.panel.metrics:
-            if name in ("fid", "kid", "is", "fd", "kd", "prc"):
+            if name in DISTRIBUTIONS:
                 wanting = shortage(name, *sizes) if self.panel.lenient else None
                 if wanting is None:
                     yield name
@@ -204,8 +208,7 @@ class Evaluator:
     @cached_property
     def _real(self) -> Seen:
         """What is seen in every test picture."""
-        scores = [*self.scores, *([self.diversity] if self.diversity is not None else [])]
-        watchers = list({watcher.name: watcher for score in scores for watcher in score.watchers}.values())
+        watchers = _watchers([*self.scores, *([self.diversity] if self.diversity is not None else [])])
         panel = self.panel
         large = {one.name for one in (panel.features, panel.dinov2, panel.clip and panel.clip.watcher) if one}
         return see_real(
@@ -216,3 +219,8 @@ class Evaluator:
             device=self.device,
             cache=self.cache,
         )
+
+
+def _watchers(scores: Iterable[Score]) -> list[Watcher]:
+    """The networks that the scores need, each once."""
+    return list({watcher.name: watcher for score in scores for watcher in score.watchers}.values())

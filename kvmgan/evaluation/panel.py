@@ -17,6 +17,8 @@ from kvmgan.metrics.seen import Watcher
 OF_INCEPTION = ("fid", "kid", "is")
 OF_OTHERS = ("fd", "kd")
 OF_FEATURES = ("prc", "diversity")
+# What compares all generated pictures with all real ones by the protocol's features.
+DISTRIBUTIONS = (*OF_INCEPTION, *OF_OTHERS, "prc")
 METRICS = (*OF_INCEPTION, *OF_OTHERS, *OF_FEATURES, "fd-dinov2", "clip-score", "r-precision", "attributes")
 INCEPTION_PROTOCOLS = ("tf", "clean", "legacy-dmgan")
 PROTOCOLS = (*INCEPTION_PROTOCOLS, efficientnet_lite0.NAME, "damsm")
@@ -118,9 +120,9 @@ def build_panel(
         UserError: if a package or a file of weights is missing.
     """
     features = None
-    if any(name in (*OF_INCEPTION, *OF_OTHERS, "prc", "fd-dinov2") for name in metrics):
+    if any(name in (*DISTRIBUTIONS, "fd-dinov2") for name in metrics):
         check_fidelity_is_installed()
-    if any(name in (*OF_INCEPTION, *OF_OTHERS, *OF_FEATURES) for name in metrics):
+    if any(name in (*DISTRIBUTIONS, "diversity") for name in metrics):
         if protocol in INCEPTION_PROTOCOLS:
             features = inception.inception(protocol, weights, device)
         elif protocol == efficientnet_lite0.NAME:

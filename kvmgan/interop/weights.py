@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from kvmgan.data.readers.safe_pickle import DAMAGED
-from kvmgan.errors import MissingFileError, UserError
+from kvmgan.errors import UserError
 from kvmgan.files import load_tensors
+from kvmgan.pth_file import load_pth
 
 _SHOWN = 6
 
@@ -36,15 +35,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _load_pth(path: Path) -> dict[str, Tensor]:
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise MissingFileError(f"{path} is missing: it should hold released weights") from None
-    except pickle.UnpicklingError:
-        # Not torch's own words: they advise to load the file with all that it asks for.
-        raise UserError(f"{path} isn't read: it is damaged, or asks for more than tensors") from None
-    except (OSError, RuntimeError, *DAMAGED) as error:
-        raise UserError(f"{path} can't be read as weights ({type(error).__name__}: {error})") from None
+    found = load_pth(path, "released weights")
     return dict(found) if isinstance(found, Mapping) else {}
 
 

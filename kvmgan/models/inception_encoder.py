@@ -1,7 +1,6 @@
 """The DAMSM image encoder on Inception-v3 (AttnGAN, section 3.2)."""
 
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Literal
 
 import torch
@@ -9,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kvmgan.errors import UserError
+from kvmgan.pth_file import load_pth
 
 # torchvision's names, in order. Regions are read after the first row, the global feature after the second.
 LOCAL_LAYERS = (
@@ -104,8 +104,8 @@ def _download_weights() -> dict[str, Tensor]:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        return load_pth(path, "torchvision's inception_v3")
+    except UserError as error:
         raise UserError(
-            f"can't read Inception's weights {path} ({type(error).__name__}): expected torchvision's inception_v3 file"
-        ) from error
+            f"can't read Inception's weights {path} ({error}): expected torchvision's inception_v3 file"
+        ) from None

@@ -49,21 +49,17 @@ def gathered(tensor: Tensor) -> Tensor:
     Its gradient is that by the process's own batch: it serves a loss that every process computes whole, from which the
     gradients by all batches then add up to the gradient of that one loss.
     """
-    return tensor if processes.count() == 1 else _Gathered.apply(tensor)
+    return tensor if processes.count() == 1 else _Gathered.apply(tensor, False)
 
 
 def gathered_for_all(tensor: Tensor) -> Tensor:
     """The same; its gradient is the sum of all processes' gradients: they go on to compute different things by it."""
-    return tensor if processes.count() == 1 else _GatheredForAll.apply(tensor)
+    return tensor if processes.count() == 1 else _Gathered.apply(tensor, True)
 
 
 def gathered_on_host(tensor: Tensor) -> Tensor:
     """The same of a tensor (n, ...) that lies on the host whatever the processes' devices are."""
-    if processes.count() == 1:
-        return tensor
-    parts = [torch.empty_like(tensor) for _ in range(processes.count())]
-    dist.all_gather(parts, tensor.contiguous(), group=processes.control())
-    return torch.cat(parts)
+    return tensor if processes.count() == 1 else _put_together(tensor, processes.control())
 
 
 def own_batch(whole: Tensor) -> Tensor:
@@ -73,28 +69,19 @@ def own_batch(whole: Tensor) -> Tensor:
 
 class _Gathered(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, tensor: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, tensor: Tensor, for_all: bool) -> Tensor:
+        ctx.for_all = for_all
         return _put_together(tensor)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
-        return own_batch(gradient)
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        return own_batch(summed(gradient) if ctx.for_all else gradient), None
 
 
-class _GatheredForAll(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: FunctionCtx, tensor: Tensor) -> Tensor:
-        return _put_together(tensor)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
-        return own_batch(summed(gradient))
-
-
-def _put_together(tensor: Tensor) -> Tensor:
+def _put_together(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """As a sum of batches that stand in a place of their own, each among zeros: gloo gathers nothing on GPUs."""
     carried = torch.uint8 if tensor.dtype == torch.bool else tensor.dtype
     whole = torch.zeros((processes.count() * len(tensor), *tensor.shape[1:]), dtype=carried, device=tensor.device)
     own_batch(whole).copy_(tensor)
-    dist.all_reduce(whole)
+    dist.all_reduce(whole, group=group)
     return whole.to(tensor.dtype)

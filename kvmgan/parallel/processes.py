@@ -21,6 +21,8 @@ Value = TypeVar("Value")
 
 # torchrun watches the processes and ends all when one fails; what waits here waits for drawing or for a classifier.
 _PATIENCE = timedelta(hours=24)
+# For numbers and objects on the host: no device is waited for.
+_control: dist.ProcessGroup | None = None
 # How long a process waits to be ended once it has lost another [seconds].
 _GRACE = 10
 
@@ -76,7 +78,7 @@ def joined(device: torch.device) -> Iterator[torch.device]:
         try:
             yield device
             # No process leaves while another still needs it.
-            dist.barrier(_control)
+            wait_for_all()
         except RuntimeError as error:
             if not _is_lost_connection(error):
                 raise
@@ -85,10 +87,6 @@ def joined(device: torch.device) -> Iterator[torch.device]:
             raise UserError("another process failed: its message stands above, or in its own log") from None
         finally:
             dist.destroy_process_group()
-
-
-_control: dist.ProcessGroup | None = None
-"""For numbers and objects on the host: no device is waited for."""
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:
@@ -119,14 +117,20 @@ def control() -> dist.ProcessGroup | None:
     return _control
 
 
+def wait_for_all() -> None:
+    """Return once every process has called this."""
+    if count() > 1:
+        dist.barrier(_control)
+
+
 @contextlib.contextmanager
 def leader_first() -> Iterator[None]:
     """Context that the leader goes through before the others enter it: what it makes, they find."""
     if not leads():
-        dist.barrier(_control)
+        wait_for_all()
     yield
-    if count() > 1 and leads():
-        dist.barrier(_control)
+    if leads():
+        wait_for_all()
 
 
 def own_rows(total: int, parts: int = 1) -> torch.Tensor:

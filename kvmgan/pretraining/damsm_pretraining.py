@@ -137,8 +137,7 @@ class DamsmPretraining:
                 losses = damsm_step(state, batch, self.damsm, self.size, self.seed)
                 progress.advance(processes.count() * len(batch.tokens))
                 last = state.step == self.total
-                # A signal comes to each process in its own time; all stop after the same step.
-                guard.received = processes.agreed(guard.received or 0) or None
+                guard.agree()
                 if state.step % LOG_INTERVAL == 0 or last:
                     self._log(self._finite(losses), log, progress)
                 if self._validation_due() or last:
@@ -153,9 +152,8 @@ class DamsmPretraining:
             if state.best is None:
                 self._keep_best({"step": 0})
             write_text(self.run_folder.path / "finished.json", json.dumps({"step": state.step, "best": state.best}))
-        with processes.leader_first():
-            # What is written now is read by all.
-            pass
+        # What the leader has written is read by all.
+        processes.wait_for_all()
         guard.resume()
         if guard.received:
             raise Interrupted(guard.received, "pretraining is done and kept; the same command goes on from there")

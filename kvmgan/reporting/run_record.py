@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from kvmgan.config import flatten
 from kvmgan.config_file import load_options
 from kvmgan.errors import UserError
-from kvmgan.files import read_text
+from kvmgan.runs.json_lines import read_steps
 from kvmgan.runs.run_folder import RunFolder
 
 # (step, value) pairs.
@@ -43,7 +42,7 @@ def read_run(path: Path) -> RunRecord:
         path.resolve().name,
         flatten(load_options(run.config)),
         _curves(run.stats),
-        list(_lines(run.metrics)),
+        read_steps(run.metrics),
         {kind: sorted(folder.glob("step-*.png")) for kind, folder in kinds.items()},
     )
 
@@ -68,21 +67,8 @@ def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
 
 def _curves(path: Path) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
-    for line in _lines(path):
+    for line in read_steps(path):
         for name, value in line.items():
             if name not in ("step", "time") and isinstance(value, int | float):
                 curves.setdefault(name, []).append((line["step"], float(value)))
     return curves
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file of JSON lines that have a step."""
-    if not path.is_file():
-        return
-    for text in read_text(path, "a JSON object a line").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            yield line

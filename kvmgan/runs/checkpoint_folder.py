@@ -14,7 +14,7 @@ from typing import Any
 
 from kvmgan.code_version import code_version
 from kvmgan.errors import UserError
-from kvmgan.files import TEMPORARY, atomic_folder, file_digest, read_json, write_text
+from kvmgan.files import atomic_folder, file_digest, read_json, remove_leftovers, write_text
 
 FORMAT = 2
 _HEADER = "checkpoint.json"
@@ -64,8 +64,8 @@ def find_checkpoint(path: Path) -> Path:
     return found[-1]
 
 
-def newest_whole(path: Path) -> Path:
-    """The checkpoint that ``path`` is, or the newest one of its run folder whose files are all there and undamaged.
+def newest_whole(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint that ``path`` is, or the newest one of its run folder that is whole; and its header.
 
     Those that are passed over are named on standard output.
 
@@ -74,16 +74,14 @@ def newest_whole(path: Path) -> Path:
     """
     newest = find_checkpoint(path)
     if newest == path:
-        return path
+        return path, read_header(path)
     damaged: UserError | None = None
     for folder in reversed(list_checkpoints(newest.parent)):
         try:
-            read_header(folder)
+            return folder, read_header(folder)
         except UserError as error:
             damaged = damaged or error
             print(f"note: {folder} is damaged and passed over: its steps are computed again")
-        else:
-            return folder
     raise damaged
 
 
@@ -110,6 +108,4 @@ def prune(folder: Path, keep: int, spared: Path | None = None) -> None:
     for old in list_checkpoints(folder)[:-keep]:
         if old != spared:
             shutil.rmtree(old, ignore_errors=True)
-    # What a killed process left half-written.
-    for rest in folder.glob(f"{TEMPORARY}*"):
-        shutil.rmtree(rest, ignore_errors=True)
+    remove_leftovers(folder)

@@ -6,6 +6,8 @@ import os
 import signal
 from types import FrameType
 
+from kvmgan.parallel import processes
+
 
 class Interrupted(Exception):
     """A signal asked the program to stop; ``signum`` is its number, the message says how to go on."""
@@ -42,6 +44,13 @@ class SignalGuard:
     def defer(self) -> None:
         """From now on note a signal in :attr:`received` instead of raising."""
         self._deferred = True
+
+    def agree(self) -> None:
+        """Take note in every process of a signal that one has noted: it comes to each in its own time.
+
+        Called after every step, so that all stop after the same one.
+        """
+        self.received = processes.agreed(self.received or 0) or None
 
     def resume(self) -> None:
         """Raise at a signal again."""

@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from kvmgan.errors import UserError
 from kvmgan.files import write_text
 from kvmgan.parallel import processes
+from kvmgan.runs.json_lines import read_steps
 from kvmgan.runs.run_folder import RunFolder
 
 
@@ -44,9 +45,8 @@ class RunLog:
     def __init__(self, run: RunFolder, step: int):
         self._stats = run.stats
         if self._stats.exists():
-            lines = self._stats.read_text(encoding="utf-8", errors="replace").splitlines()
-            kept = [line for line in lines if _step_of(line) <= step]
-            write_text(self._stats, "".join(f"{line}\n" for line in kept))
+            kept = [line for line in read_steps(self._stats) if line["step"] <= step]
+            write_text(self._stats, "".join(json.dumps(line) + "\n" for line in kept))
         self._events = SummaryWriter(run.path, purge_step=step + 1)
 
     def __enter__(self) -> RunLog:
@@ -70,11 +70,3 @@ class RunLog:
     def show(self, step: int, name: str, picture: Image.Image) -> None:
         """Put a picture into TensorBoard's events."""
         self._events.add_image(name, np.asarray(picture), step, dataformats="HWC")
-
-
-def _step_of(line: str) -> float:
-    """The step of a line; infinite for one that a crash cut, or that is blank: it is dropped."""
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return math.inf

@@ -21,7 +21,7 @@ from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.files import load_tensors, on_host, write_tensors, write_text
 from kvmgan.models.generator import Generator
 from kvmgan.pretraining.encoders import Encoders, load_encoders, load_weights
-from kvmgan.runs.checkpoint_folder import find_checkpoint, read_header, write_checkpoint
+from kvmgan.runs.checkpoint_folder import find_checkpoint, newest_whole, read_header, write_checkpoint
 from kvmgan.runs.optimizer_files import optimizer_parts, restore_optimizers
 from kvmgan.training.builders import build_generator
 from kvmgan.training.device import with_runnable_backend
@@ -123,12 +123,18 @@ def save_checkpoint(folder: Path, taken: Snapshot, encoders: Encoders, options: 
     return write_checkpoint(folder, taken.step, write)
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, *, pass_over_damaged: bool = False) -> Checkpoint:
     """Find and verify a checkpoint: ``path`` is one, or a run folder, whose newest one is taken.
+
+    Args:
+        pass_over_damaged: of a run folder take the newest one that is whole, and name those that aren't.
 
     Raises:
         UserError: if there is none, or a file of it is missing or damaged.
     """
-    folder = find_checkpoint(path)
-    header = read_header(folder)
+    if pass_over_damaged:
+        folder, header = newest_whole(path)
+    else:
+        folder = find_checkpoint(path)
+        header = read_header(folder)
     return Checkpoint(folder, load_options(folder / "config.yaml"), header)

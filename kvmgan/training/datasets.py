@@ -21,6 +21,7 @@ from kvmgan.data.readers.layouts import settle_layout
 from kvmgan.data.records import Record, Split
 from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.errors import UndecodableError, UserError
+from kvmgan.parallel import processes
 from kvmgan.runs.progress import Progress
 
 # The procedural birds lie on disk as CUB does.
@@ -87,7 +88,8 @@ def data_root(data: DataOptions, cache_dir: Path) -> Path:
         bars[0].advance(1)
 
     try:
-        return ensure_birds(cache_dir / "data", data.birds, follow)
+        with processes.leader_first():
+            return ensure_birds(cache_dir / "data", data.birds, follow)
     finally:
         for bar in bars:
             bar.close()

@@ -136,8 +136,7 @@ class Loop:
 
     def _after_step(self, losses: dict[str, Tensor], guard: SignalGuard, progress: Progress) -> None:
         step, training = self.state.step, self.training
-        # A signal comes to each process in its own time; all stop after the same step.
-        guard.received = processes.agreed(guard.received or 0) or None
+        guard.agree()
         last = step == training.steps
         # The last step is judged by whoever called, after training's own end.
         judged = training.evaluate_interval > 0 and step % training.evaluate_interval == 0 and not last

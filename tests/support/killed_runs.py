@@ -33,7 +33,7 @@ def start(words: list[str]) -> int:
 def newest_step(folder: Path) -> int:
     """The step of the newest whole checkpoint."""
     with contextlib.redirect_stdout(io.StringIO()):
-        return int(newest_whole(folder).name.removeprefix("step-"))
+        return int(newest_whole(folder)[0].name.removeprefix("step-"))
 
 
 def kill(process: int) -> None:

@@ -22,8 +22,9 @@ from kvmgan.metrics.feature_metrics import (
 from kvmgan.metrics.metric_rows import metric_row
 from kvmgan.metrics.seen import Seen, Watcher
 
-# Fewer pictures than features make the covariances singular, and the distance large whatever the pictures are.
-_FRECHET = ("fid", "fd", "fd-dinov2")
+# Name, value, figures beside the value, what its protocol adds.
+Figure = tuple[str, float, Row, Row]
+
 _LEAST = {"is": SCORE_SPLITS, "prc": NEIGHBOURS + 1}
 
 
@@ -61,7 +62,7 @@ class Distributions:
 
     def rows(self, seen: Mapping[str, Seen], real: Seen) -> list[Row]:
         """One row a figure and subject."""
-        compute: dict[str, Callable[[str, Seen, Seen], list[Row]]] = {
+        compute: dict[str, Callable[[str, Seen, Seen], list[Figure]]] = {
             "is": self._inception_score,
             "prc": self._precision_recall,
             "kid": self._kernel_distance,
@@ -70,40 +71,40 @@ class Distributions:
         rows = []
         for metric in self._metrics:
             for subject, pictures in seen.items():
-                if subject == "real":
-                    rows += self._inception_score(subject, real, real) if metric == "is" else []
-                else:
+                if subject != "real":
                     found = compute.get(metric, self._frechet_distance)(metric, pictures, real)
-                    rows += [row | {"subject": subject} for row in found]
+                elif metric == "is":
+                    found = self._inception_score(metric, real, real)
+                else:
+                    continue
+                rows += [
+                    metric_row(name.replace("-", "_"), subject, value, extra, self._protocol | own)
+                    for name, value, extra, own in found
+                ]
         return rows
 
     def _features(self, seen: Seen) -> Tensor:
         return seen[f"{self.watchers[0].name}.features"]
 
-    def _frechet_distance(self, metric: str, generated: Seen, real: Seen) -> list[Row]:
+    def _frechet_distance(self, metric: str, generated: Seen, real: Seen) -> list[Figure]:
         pair = self._features(generated), self._features(real)
         fewest, length = min(map(len, pair)), pair[0].shape[1]
+        # The covariances are then singular, and the distance is large whatever the pictures are.
         if fewest <= length:
             print(f"note: {metric} of {fewest} pictures, fewer than the {length} features, is biased upwards")
-        return [self._row(metric, frechet_distance(*pair), {}, {})]
+        return [(metric, frechet_distance(*pair), {}, {})]
 
-    def _kernel_distance(self, metric: str, generated: Seen, real: Seen) -> list[Row]:
+    def _kernel_distance(self, metric: str, generated: Seen, real: Seen) -> list[Figure]:
         pair = self._features(generated), self._features(real)
         found = kernel_distance(*pair)
         subsets = {"subsets": KERNEL_SUBSETS, "subset_size": subset_size(*map(len, pair))}
-        return [self._row(metric, found.mean, {"std": found.std}, subsets)]
+        return [(metric, found.mean, {"std": found.std}, subsets)]
 
-    def _precision_recall(self, metric: str, generated: Seen, real: Seen) -> list[Row]:
-        found = precision_recall(self._features(generated), self._features(real))
+    def _precision_recall(self, metric: str, generated: Seen, real: Seen) -> list[Figure]:
+        precision, recall = precision_recall(self._features(generated), self._features(real))
         neighbours = {"neighbours": NEIGHBOURS}
-        return [
-            self._row(name, value, {}, neighbours) for name, value in zip(("precision", "recall"), found, strict=True)
-        ]
+        return [("precision", precision, {}, neighbours), ("recall", recall, {}, neighbours)]
 
-    def _inception_score(self, metric: str, pictures: Seen, real: Seen) -> list[Row]:
+    def _inception_score(self, metric: str, pictures: Seen, real: Seen) -> list[Figure]:
         found = inception_score(pictures[f"{self.watchers[0].name}.logits"])
-        return [self._row("is", found.mean, {"std": found.std}, {"splits": SCORE_SPLITS})]
-
-    def _row(self, metric: str, value: float, extra: Row, own: Row) -> Row:
-        name = metric.replace("-", "_")
-        return metric_row(name, "real", value, extra, self._protocol | own)
+        return [(metric, found.mean, {"std": found.std}, {"splits": SCORE_SPLITS})]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 
 from kvmgan.errors import UserError
+from kvmgan.pth_file import load_pth
 
 
 def at_hand(url: str, folder: Path) -> Path | None:
@@ -44,6 +44,6 @@ def check_holds_tensors(path: Path) -> None:
         UserError: if it can't be read so.
     """
     try:
-        torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
-        raise UserError(f"{path} can't be read as weights ({type(error).__name__}): download it again") from None
+        load_pth(path, "weights")
+    except UserError as error:
+        raise UserError(f"{path} can't be read as weights ({error}): download it again") from None

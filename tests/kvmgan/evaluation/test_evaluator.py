@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from kvmgan.random_streams import normal_noise
 from kvmgan.training.builders import build_generator
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
 SEEDS = (0, 1, 12345, 2**32, 2**63 - 1)
 WORDS = ["a", "red", "green", "bird", "with", "wings", "of", "gold"]
 SHAPE = EncoderShape("small", width=4, embedding_dim=8, word_dim=8)
@@ -68,15 +69,6 @@ class ColourClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return {"colour": images.mean(dim=(2, 3))[:, :2]}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small are slowed down by a second one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

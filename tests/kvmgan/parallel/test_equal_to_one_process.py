@@ -52,6 +52,21 @@ def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance
         torch.testing.assert_close(found[name], value, rtol=0, atol=tolerance * max(largest, 1e-3), msg=name)
 
 
+def assert_losses(found: list[Found], expected: Found, tolerance: float) -> None:
+    """The losses of every step, in each process."""
+    for one in found:
+        for mine, theirs in zip(one["losses"], expected["losses"], strict=True):
+            assert mine == pytest.approx(theirs, rel=tolerance)
+
+
+def assert_tensors(found: list[Found], expected: Found) -> None:
+    """Those of one process, and the same bit for bit in both."""
+    for one in found:
+        assert_near(one["tensors"], expected["tensors"], 1e-6)
+    for key, value in found[0]["tensors"].items():
+        assert torch.equal(value, found[1]["tensors"][key]), key
+
+
 def test_what_processes_exchange(run):
     found = run("exchange", 2)
     for rank, one in enumerate(found):
@@ -87,31 +102,21 @@ def test_a_step_of_two_processes_is_that_of_one(run, name):
     """Every gradient, weight, running statistic and average in float64, losses in their float32; both have the same."""
     (expected,), found = run(name, 1), run(name, 2)
     assert expected["skipped"] == 0
-    for one in found:
-        assert one["skipped"] == 0
-        for mine, theirs in zip(one["losses"], expected["losses"], strict=True):
-            assert mine == pytest.approx(theirs, rel=1e-6)
-        assert_near(one["tensors"], expected["tensors"], 1e-6)
-    for key, value in found[0]["tensors"].items():
-        assert torch.equal(value, found[1]["tensors"][key]), key
+    assert [one["skipped"] for one in found] == [0, 0]
+    assert_losses(found, expected, 1e-6)
+    assert_tensors(found, expected)
 
 
 def test_twenty_steps_have_the_losses_of_one_process(run):
     (expected,), found = run("twenty steps", 1), run("twenty steps", 2)
     assert len(expected["losses"]) == 20
-    for one in found:
-        for mine, theirs in zip(one["losses"], expected["losses"], strict=True):
-            assert mine == pytest.approx(theirs, rel=1e-4)
+    assert_losses(found, expected, 1e-4)
 
 
 def test_pretraining_has_the_negatives_and_the_dropout_of_one_process(run):
     (expected,), found = run("pretraining", 1), run("pretraining", 2)
-    for one in found:
-        for mine, theirs in zip(one["losses"], expected["losses"], strict=True):
-            assert mine == pytest.approx(theirs, rel=1e-7)
-        assert_near(one["tensors"], expected["tensors"], 1e-6)
-    for key, value in found[0]["tensors"].items():
-        assert torch.equal(value, found[1]["tensors"][key]), key
+    assert_losses(found, expected, 1e-7)
+    assert_tensors(found, expected)
 
 
 def test_a_picture_that_is_not_finite_in_one_process_is_skipped_by_all(run):

@@ -32,7 +32,7 @@ from kvmgan.training.state import initial_state
 from kvmgan.training.step import TrainingStep
 
 # The first is the plain step; the others are the package's own in these precisions.
-CONTENDERS = ("plain", "float32", "float32 compiled", "bfloat16")
+CONTENDERS = ("plain", "float32", "float32 compiled", "bfloat16", "bfloat16 compiled")
 VOCABULARY = 5450
 ROUNDS, WARMUP_ROUNDS = 7, 1
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kvmgan.config import DiscriminatorOptions, ModelOptions, TrainingOptions
+from kvmgan.models.compilation import compile_network
 from kvmgan.models.finiteness import is_finite
 from kvmgan.models.generator import Generator
 from kvmgan.parallel.batch_norm import spanning
@@ -84,5 +85,5 @@ def initial_state(
     for network in (generator, *discriminators):
         network.checkpoint_activations = training.checkpoint_activations
         if training.compile:
-            network.compile()
+            compile_network(network)
     return state

@@ -16,6 +16,7 @@ from kvmgan.data.pixels import to_scales
 from kvmgan.losses.adversarial import discriminator_loss, generator_loss
 from kvmgan.losses.conditioning import conditioning_kl
 from kvmgan.losses.damsm import damsm_loss
+from kvmgan.models.compilation import compile_network
 from kvmgan.models.copied_buffers import CopiedBuffers
 from kvmgan.models.generator import GeneratorOutput
 from kvmgan.parallel import processes
@@ -68,7 +69,7 @@ class TrainingStep:
         self.encoders, self.training, self.precision = encoders, training, precision
         self.memory_format = precision.memory_format(training.memory_format)
         if training.compile:
-            encoders.image.compile()
+            compile_network(encoders.image)
         self.gammas = {"gamma1": damsm.gamma1, "gamma2": damsm.gamma2, "gamma3": damsm.gamma3}
 
     def __call__(self, state: TrainingState, batch: Batch) -> Losses:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_a_compiled_step_is_the_eager_one(fresh_compiler, monkeypatch):
     Traced and run without a code generator, for time; that of the default compiler is tested a network at a time.
     """
     compiling = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiling(self, backend="aot_eager"))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **o: compiling(self, backend="aot_eager", **o))
     options = tiny_options(lr_generator=1e-3, lr_discriminator=1e-3)
     compiled = replace(options, training=replace(options.training, compile=True))
     (eager_step, eager), (step, state) = tiny_step(options), tiny_step(compiled)
@@ -101,6 +102,20 @@ def test_a_compiled_step_is_the_eager_one(fresh_compiler, monkeypatch):
         expected, found = eager_step(eager, batch), step(state, batch)
         for name, value in expected.items():
             assert found[name].item() == pytest.approx(value.item(), rel=2e-3, abs=1e-4), name
+
+
+def test_no_discriminator_runs_eagerly_for_the_graphs_of_the_others(fresh_compiler, monkeypatch):
+    """Torch gives up on code that was compiled too often, with a warning alone: here from the third graph on."""
+    if "isolate_recompiles" not in inspect.signature(torch.compile).parameters:
+        pytest.skip("this torch counts the graphs of all networks together")
+    compiling = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **o: compiling(self, backend="eager", **o))
+    options = tiny_options()
+    step, state = tiny_step(replace(options, training=replace(options.training, compile=True)))
+    assert len(state.discriminators) > 1
+    with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
+        for number in range(2):
+            step(state, tiny_batch(options, number))
 
 
 @pytest.mark.parametrize("bad_at", ["text", "image"])

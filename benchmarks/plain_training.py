@@ -17,8 +17,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 from kvmgan.config import DamsmOptions, TrainingOptions
-from kvmgan.data.dataset import Batch
 from kvmgan.data.pixels import to_scales
+from kvmgan.data.samples import Batch
 from kvmgan.losses.conditioning import conditioning_kl
 from kvmgan.losses.damsm import damsm_loss
 from kvmgan.models.blocks import ResidualBlock, UpsampleBlock

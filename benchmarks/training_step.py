@@ -23,7 +23,7 @@ from plain_training import PlainTraining
 from report import describe_machine, line_up
 
 from kvmgan.config import Options
-from kvmgan.data.dataset import Batch
+from kvmgan.data.samples import Batch
 from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.presets import preset_options
 from kvmgan.pretraining.encoders import Encoders, EncoderShape, build_image_encoder, build_text_encoder

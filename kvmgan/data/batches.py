@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from kvmgan.data.dataset import Batch, Sample, TextImageDataset, collate
+from kvmgan.data.dataset import TextImageDataset
+from kvmgan.data.samples import Batch, Sample, collate
 from kvmgan.errors import UserError
 from kvmgan.random_streams import numpy_stream
 

@@ -1,4 +1,4 @@
-"""Records as tensors: the pixels of an image at the largest size, with one caption."""
+"""Records by their places, decoded: any of them at any time."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kvmgan.data.pixels import DECODING_ERRORS, crop, decode, read_kept_shape, reason, stored_side
+from kvmgan.data.pixels import DECODING_ERRORS, decode, read_kept_shape, reason, stored_side
 from kvmgan.data.prepared import PreparedImages
 from kvmgan.data.records import Record
+from kvmgan.data.samples import Sample, View, encode_usable, pad
 from kvmgan.data.vocabulary import Vocabulary, select_words
 from kvmgan.errors import UserError
 
@@ -27,56 +25,6 @@ _MEMORY_LIMIT = 2 * 1024**3
 # Bytes of memory that an image needs which was prepared.
 _MAPPED = 0
 _log = logging.getLogger(__name__)
-
-
-class Sample(NamedTuple):
-    """One image with one caption; the fields of `Batch` without the batch dimension."""
-
-    pixels: Tensor
-    tokens: Tensor
-    length: int
-    class_id: int
-    index: int
-    caption_index: int
-
-
-@dataclass
-class Batch:
-    """B images with one caption each.
-
-    pixels: (B, 3, S, S) uint8 at the largest size; `kvmgan.data.pixels.to_scales` makes every scale of them.
-    tokens: (B, T) int64, 0 is padding; T is `max_words` in every batch.
-    lengths: (B,) int64, words of each caption, at least 1; always on the host, so that no step waits for the device.
-    class_ids, indices, caption_indices: (B,) int64, class, position in ``dataset.records`` and which of its captions.
-    """
-
-    pixels: Tensor
-    tokens: Tensor
-    lengths: Tensor
-    class_ids: Tensor
-    indices: Tensor
-    caption_indices: Tensor
-
-    def moving(self) -> dict[str, Tensor]:
-        """Return every tensor by its name but `lengths`, which stays where it is."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "lengths"}
-
-    def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on `device`, its lengths still on the host; copies from pinned memory don't block."""
-        return replace(self, **{name: t.to(device, non_blocking=True) for name, t in self.moving().items()})
-
-    def pin_memory(self) -> Batch:
-        """Return the batch with all that moves in page-locked memory (called by `torch.utils.data.DataLoader`)."""
-        return replace(self, **{name: tensor.pin_memory() for name, tensor in self.moving().items()})
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples into a batch."""
-    numbers = torch.tensor([sample[2:] for sample in samples], dtype=torch.int64)
-    lengths, class_ids, indices, caption_indices = numbers.t().contiguous().unbind()
-    pixels = torch.stack([sample.pixels for sample in samples])
-    tokens = torch.stack([sample.tokens for sample in samples])
-    return Batch(pixels, tokens, lengths, class_ids, indices, caption_indices)
 
 
 class TextImageDataset:
@@ -144,12 +92,7 @@ class TextImageDataset:
         A function of the index and the state of `rng` alone. Raises IndexError when there is no such record.
         """
         index, pixels = self._readable(index)
-        usable = self.usable_captions(index)
-        vertical, horizontal, side, which = rng.random(4).tolist()
-        square = crop(pixels, self.sizes[-1], vertical, horizontal)
-        if side < 0.5:
-            square = square[:, ::-1]
-        return self._make(index, usable[int(which * len(usable))], square, rng)
+        return self._view().random(pixels, self._encoded[index], self.records[index].class_id, index, rng)
 
     def evaluation_sample(self, index: int, caption_index: int) -> Sample:
         """Return the centre of image `index` with caption `caption_index`, counted around those that can be encoded.
@@ -157,8 +100,8 @@ class TextImageDataset:
         Of a long caption it keeps the first words. Raises IndexError when there is no such record.
         """
         index, pixels = self._readable(index)
-        usable = self.usable_captions(index)
-        return self._make(index, usable[caption_index % len(usable)], crop(pixels, self.sizes[-1], 0.5, 0.5), None)
+        class_id = self.records[index].class_id
+        return self._view().centre(pixels, self._encoded[index], class_id, index, caption_index)
 
     def usable_captions(self, index: int) -> list[int]:
         """Return the indices of the captions of record `index` that hold a known word, ascending, at least one."""
@@ -170,28 +113,16 @@ class TextImageDataset:
         Raises `UserError` when the caption holds no known word, IndexError when there is no such record or caption.
         """
         caption = self.records[index].captions[caption_index]
-        return self._pad(select_words(self.vocabulary.encode(caption), self.max_words, None))
+        return pad(select_words(self.vocabulary.encode(caption), self.max_words, None), self.max_words)
 
-    def _make(self, index: int, caption_index: int, square: NDArray, rng: np.random.Generator | None) -> Sample:
-        words = select_words(self._encoded[index][caption_index], self.max_words, rng)
-        tokens, length = self._pad(words)
-        # A copy, whatever the layout: the stored pixels must neither be shared nor stay mirrored.
-        pixels = torch.from_numpy(square.transpose(2, 0, 1).copy())
-        return Sample(pixels, tokens, length, self.records[index].class_id, index, caption_index)
-
-    def _pad(self, words: list[int]) -> tuple[Tensor, int]:
-        return torch.tensor(words + [0] * (self.max_words - len(words)), dtype=torch.int64), len(words)
+    def _view(self) -> View:
+        return View(self.sizes[-1], self.max_words)
 
     def _encode_captions(self, records: Sequence[Record]) -> list[tuple[Record, dict[int, list[int]]]]:
         """Return the records with a usable caption, each with the words of its usable captions by caption index."""
         described = []
         for record in records:
-            encoded = {}
-            for caption_index, caption in enumerate(record.captions):
-                try:
-                    encoded[caption_index] = self.vocabulary.encode(caption)
-                except UserError:
-                    continue
+            encoded = encode_usable(record.captions, self.vocabulary)
             if encoded:
                 described.append((record, encoded))
             else:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from kvmgan.data.dataset import Batch
+from kvmgan.data.samples import Batch
 
 Item = TypeVar("Item")
 

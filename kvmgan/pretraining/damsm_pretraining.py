@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from kvmgan.config import DamsmOptions
 from kvmgan.data.batches import BatchStream
-from kvmgan.data.dataset import Batch, TextImageDataset
+from kvmgan.data.dataset import TextImageDataset
 from kvmgan.data.pixels import to_scales
 from kvmgan.data.prefetch import prefetched
+from kvmgan.data.samples import Batch
 from kvmgan.errors import UserError
 from kvmgan.files import atomic_folder, load_tensors, save_tensors, write_text
 from kvmgan.losses.damsm import damsm_loss

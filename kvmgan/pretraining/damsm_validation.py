@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kvmgan.data.dataset import Batch, TextImageDataset, collate
+from kvmgan.data.dataset import TextImageDataset
 from kvmgan.data.pixels import to_scales
+from kvmgan.data.samples import Batch, collate
 from kvmgan.losses.damsm import word_similarities
 from kvmgan.models.text_encoder import TextEncoder, word_mask
 from kvmgan.random_streams import numpy_stream

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from kvmgan.config import Options
 from kvmgan.data.batches import BatchStream
-from kvmgan.data.dataset import Batch
 from kvmgan.data.prefetch import prefetched
+from kvmgan.data.samples import Batch
 from kvmgan.errors import UserError
 from kvmgan.evaluation.evaluator import Evaluator
 from kvmgan.files import read_json, write_text

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from kvmgan.config import DamsmOptions, TrainingOptions
-from kvmgan.data.dataset import Batch
 from kvmgan.data.pixels import to_scales
+from kvmgan.data.samples import Batch
 from kvmgan.losses.adversarial import discriminator_loss, generator_loss
 from kvmgan.losses.conditioning import conditioning_kl
 from kvmgan.losses.damsm import damsm_loss

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from kvmgan.config import DamsmOptions, DiscriminatorOptions, MemoryOptions, ModelOptions, Options, TrainingOptions
-from kvmgan.data.dataset import Batch
+from kvmgan.data.samples import Batch
 from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.pretraining.encoders import Encoders, EncoderShape, build_image_encoder, build_text_encoder
 from kvmgan.training.precision import Precision

@@ -17,7 +17,7 @@ from kvmgan_training import WORDS, tiny_batch, tiny_options, tiny_step
 from torch import Tensor, nn
 
 from kvmgan.config import DamsmOptions
-from kvmgan.data.dataset import Batch
+from kvmgan.data.samples import Batch
 from kvmgan.parallel import processes
 from kvmgan.parallel.batch_norm import spanning
 from kvmgan.parallel.exchange import GradientSum, gathered, gathered_for_all, own_batch, summed

@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from kvmgan.data.dataset import Sample, TextImageDataset, collate
+from kvmgan.data.dataset import TextImageDataset
 from kvmgan.data.pixels import decode, stored_side
 from kvmgan.data.records import Record
+from kvmgan.data.samples import Sample, collate
 from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.errors import UserError
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from kvmgan.data.batches import BatchStream, evaluation_batches
-from kvmgan.data.dataset import Batch, TextImageDataset
+from kvmgan.data.dataset import TextImageDataset
 from kvmgan.data.prefetch import one_ahead, prefetched
+from kvmgan.data.samples import Batch
 from kvmgan.errors import UserError
 
 MakeDataset = Callable[..., TextImageDataset]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kvmgan.data.dataset import Batch
+from kvmgan.data.samples import Batch
 from kvmgan.losses.damsm import word_similarities
 from kvmgan.pretraining.damsm_validation import score_damsm
 

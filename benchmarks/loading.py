@@ -1,4 +1,5 @@
-"""How many pictures a second one process loads: CUB-like JPEG files, decoded at every access, prepared, or in memory.
+"""How many pictures a second one process loads: CUB-like JPEG files, decoded at every access, prepared, in memory,
+or streamed from shards.
 
 `python benchmarks/loading.py --json loading.json`; torch has one thread, as a worker process of training has.
 """
@@ -18,11 +19,14 @@ import torch
 from PIL import Image
 from report import describe_machine, line_up
 
-from kvmgan.data.batches import BatchStream
 from kvmgan.data.dataset import TextImageDataset
 from kvmgan.data.pixels import stored_side
 from kvmgan.data.prepared import PreparedImages, prepare_images
 from kvmgan.data.records import Record
+from kvmgan.data.shards.images import ShardedImages
+from kvmgan.data.shards.index import ShardIndex
+from kvmgan.data.shards.writing import write_shards
+from kvmgan.data.streams import Images, Stream, training_stream
 from kvmgan.data.vocabulary import Vocabulary
 
 SIZES = (64, 128, 256)
@@ -42,7 +46,7 @@ def make_records(folder: Path, count: int) -> list[Record]:
     return records
 
 
-def make_streams(folder: Path, count: int) -> dict[str, BatchStream]:
+def make_streams(folder: Path, count: int) -> dict[str, Stream]:
     """A stream of batches for each way that images are kept."""
     records, vocabulary = make_records(folder, count), Vocabulary.build([CAPTION])
     prepare_images(folder / "prepared", records, stored_side(SIZES[-1]), lambda images: None)
@@ -51,12 +55,14 @@ def make_streams(folder: Path, count: int) -> dict[str, BatchStream]:
         "prepared": {"memory_limit": 1, "prepared": PreparedImages(folder / "prepared")},
         "in memory": {"memory_limit": 2**40},
     }
-    return {
-        name: BatchStream(
-            TextImageDataset(records, vocabulary, sizes=SIZES, max_words=18, **way), BATCH_SIZE, seed=0, purpose="train"
-        )
-        for name, way in ways.items()
+    shape = {"sizes": SIZES, "max_words": 18}
+    images: dict[str, Images] = {
+        name: TextImageDataset(records, vocabulary, **shape, **way) for name, way in ways.items()
     }
+    write_shards(folder / "shards", {"train": records, "test": records[:1]}, vocabulary, 100, lambda: None)
+    split = ShardIndex.load(folder / "shards").splits["train"]
+    images["shards"] = ShardedImages(split, vocabulary, **shape, lanes=8, window=32)
+    return {name: training_stream(way, BATCH_SIZE, seed=0, purpose="train") for name, way in images.items()}
 
 
 def measure(count: int, rounds: int) -> dict[str, list[float]]:

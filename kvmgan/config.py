@@ -16,10 +16,10 @@ from kvmgan.errors import UserError
 class DataOptions:
     """The pictures, their captions and the words that are kept."""
 
-    name: Literal["birds", "attngan", "cub", "coco", "folder"] = "birds"
+    name: Literal["birds", "attngan", "cub", "coco", "folder", "shards"] = "birds"
     """Layout of the data: procedural birds (drawn into the cache folder), CUB or COCO with the metadata of AttnGAN,
-    CUB-200-2011, COCO 2014, or a folder of images with captions. With --data.root and no --data.name the layout is
-    found out from the folder."""
+    CUB-200-2011, COCO 2014, a folder of images with captions, or tar shards of any of them. With --data.root and no
+    --data.name the layout is found out from the folder."""
     root: Path | None = None
     """Folder of the data; it is only read."""
     encoding: str | None = None
@@ -28,6 +28,11 @@ class DataOptions:
     """Words kept of a training caption [words]; a longer one keeps a random sorted subset."""
     workers: CountOrZero = 0
     """Processes that load batches [processes]; 0 loads in the training process."""
+    lanes: Count = 8
+    """Stretches of shards that are read side by side for a batch [lanes]; of these, the greatest divisor of the batch.
+    Processes and their workers share them: with fewer lanes some shards are read by several."""
+    shuffle_window: Count = 256
+    """Pictures of a lane that are mixed at a time, and kept in memory as they are stored [images]."""
     birds: BirdsSettings = field(default_factory=BirdsSettings)
     """What is drawn when --data.name is birds."""
 

@@ -1,4 +1,4 @@
-"""Unpack data, look at it before anything is trained on it, and keep it decoded: ``python -m kvmgan.data``."""
+"""Unpack data, look at it, keep it decoded or write it as shards: ``python -m kvmgan.data``."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from kvmgan.data.pixels import stored_side, to_scales
 from kvmgan.data.prepared import PreparedImages, keep_vocabulary, prepare_images, prepared_folder
 from kvmgan.data.readers.folder import check_folder
 from kvmgan.data.records import Record
+from kvmgan.data.shards.index import ShardIndex
+from kvmgan.data.shards.writing import write_shards
 from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.errors import UserError
 from kvmgan.figures.pictures import save_png
@@ -38,27 +40,16 @@ _SHOWN = 16
 
 @dataclass(frozen=True)
 class DataCommand:
-    """What both commands are told of the data."""
+    """What commands that look at pictures are told of the data."""
 
     folder: tyro.conf.Positional[Path]
     """Folder of the data, as --data.root names it; it is only read."""
-    name: Literal["attngan", "cub", "coco", "folder"] | None = None
+    name: Literal["attngan", "cub", "coco", "folder", "shards"] | None = None
     """Its layout; None finds it out."""
     encoding: str | None = None
     """Encoding of caption files that have no byte order mark and aren't UTF-8."""
     size: Annotated[int, Bound(least=16)] = 64
     """Side of the pictures that are to be trained on [pixels]."""
-
-    def settings(self) -> DataOptions:
-        """The settings of the data, its layout found out.
-
-        Raises:
-            UserError: for a folder that is none, or of no known layout, and settings out of their bounds.
-        """
-        check_bounds(self)
-        check_encoding(self.encoding, "--encoding")
-        check_folder(self.folder)
-        return with_layout(DataOptions(name=self.name or "birds", root=self.folder, encoding=self.encoding))
 
 
 @dataclass(frozen=True)
@@ -82,6 +73,22 @@ class InspectCommand(DataCommand):
 
 
 @dataclass(frozen=True)
+class ShardCommand:
+    """Write data of any layout as tar shards, which training reads from end to end: for slow or shared disks."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of the data, as --data.root names it; it is only read."""
+    into: tyro.conf.Positional[Path]
+    """Folder for the shards, new or empty."""
+    name: Literal["attngan", "cub", "coco", "folder", "shards"] | None = None
+    """Its layout; None finds it out."""
+    encoding: str | None = None
+    """Encoding of caption files that have no byte order mark and aren't UTF-8."""
+    samples: Count = 1000
+    """Pictures of a shard [images]."""
+
+
+@dataclass(frozen=True)
 class UnpackCommand:
     """Unpack archives of data; one whose paths leave the folder, or that holds links, is refused."""
 
@@ -91,7 +98,7 @@ class UnpackCommand:
     """Folder that they are unpacked into; nothing in it is overwritten."""
 
 
-_COMMANDS = {"inspect": InspectCommand, "prepare": PrepareCommand, "unpack": UnpackCommand}
+_COMMANDS = {"inspect": InspectCommand, "prepare": PrepareCommand, "shard": ShardCommand, "unpack": UnpackCommand}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,6 +110,8 @@ def _dispatch(argv: Sequence[str]) -> None:
     command = parse_one_of(_COMMANDS, argv, prog=PROG)
     if isinstance(command, PrepareCommand):
         _prepare(command)
+    elif isinstance(command, ShardCommand):
+        _shard(command)
     elif isinstance(command, UnpackCommand):
         _unpack(command)
     else:
@@ -118,9 +127,43 @@ def _unpack(command: UnpackCommand) -> None:
                 print(f"unpacked: {path}")
 
 
+def _settings(command: DataCommand | ShardCommand) -> DataOptions:
+    """The settings of the data, its layout found out.
+
+    Raises:
+        UserError: for a folder that is none, or of no known layout, and settings out of their bounds.
+    """
+    check_bounds(command)
+    check_encoding(command.encoding, "--encoding")
+    check_folder(command.folder)
+    return with_layout(DataOptions(name=command.name or "birds", root=command.folder, encoding=command.encoding))
+
+
+def _shard(command: ShardCommand) -> None:
+    data = _settings(command)
+    splits = {split: load_records(data, command.folder, split) for split in ("train", "test")}
+    total = sum(map(len, splits.values()))
+    with SignalGuard("nothing is left of the shards"), Progress("sharding", total) as progress:
+        skipped = write_shards(
+            command.into,
+            splits,
+            own_vocabulary(data, command.folder),
+            command.samples,
+            lambda: progress.advance(1),
+        )
+    for path, text in skipped:
+        print(f"warning: left out {path}: {text}")
+    index = ShardIndex.load(command.into)
+    for name, split in index.splits.items():
+        size = sum(shard.bytes for shard in split.shards) / 2**30
+        shards = f"{len(split.shards)} shard{'s' * (len(split.shards) > 1)}"
+        print(f"{name + ':':7}{split.samples} images in {shards}, {size:.2f} GiB")
+    print(f"written: {command.into}")
+
+
 def _prepare(command: PrepareCommand) -> None:
     """Shards that are whole stay: a stopped command goes on where it was, and a changed image is decoded again."""
-    data, side = command.settings(), stored_side(command.size)
+    data, side = _settings(command), stored_side(command.size)
     records = [record for split in ("train", "test") for record in load_records(data, command.folder, split)]
     check_writable(command.cache_dir, "--cache-dir")
     folder = prepared_folder(command.cache_dir, command.folder, side)
@@ -144,7 +187,7 @@ def _advance(progress: Progress, count: int) -> None:
 
 
 def _inspect(command: InspectCommand) -> None:
-    data = command.settings()
+    data = _settings(command)
     splits, findings = _read(data, command.folder)
     with Progress("looking at images", sum(map(len, splits.values()))) as progress:
         found, usable = inspect_records(splits, command.size, lambda: progress.advance(1))

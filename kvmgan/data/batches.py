@@ -37,12 +37,7 @@ class BatchStream:
         rows: places of each batch that are made, by default all: where several processes share the batches.
         Raises `UserError` when the batch is empty or larger than the data, or there are fewer than no workers.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size={batch_size}: expected at least 1")
-        if batch_size > len(dataset):
-            raise UserError(f"batch_size={batch_size} is larger than the data set of {len(dataset)} images: reduce it")
-        if workers < 0:
-            raise UserError(f"workers={workers}: expected 0 or more")
+        check_stream(len(dataset), batch_size, workers)
         self.dataset, self.batch_size, self.workers = dataset, batch_size, workers
         self.seed, self.purpose = seed, purpose
         self.rows = range(batch_size) if rows is None else rows
@@ -101,6 +96,16 @@ class _Places(torch.utils.data.Dataset):
 
     def __getitem__(self, place: tuple[int, int]) -> Sample:
         return self._stream._sample(place)
+
+
+def check_stream(images: int, batch_size: int, workers: int) -> None:
+    """Raise `UserError` for a batch that is empty or larger than the data, or fewer than no workers."""
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size}: expected at least 1")
+    if batch_size > images:
+        raise UserError(f"batch_size={batch_size} is larger than the data set of {images} images: reduce it")
+    if workers < 0:
+        raise UserError(f"workers={workers}: expected 0 or more")
 
 
 def evaluation_batches(dataset: TextImageDataset, batch_size: int, caption_index: int = 0) -> Iterator[Batch]:

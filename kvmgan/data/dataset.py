@@ -6,7 +6,7 @@ import copy
 import itertools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class TextImageDataset:
         """
         if not sizes or min(sizes) < 1 or list(sizes) != sorted(set(sizes)):
             raise UserError(f"sizes={list(sizes)}: expected ascending positive sizes in pixels")
-        _check_max_words(max_words)
+        check_max_words(max_words)
         self.vocabulary, self.sizes, self.max_words = vocabulary, tuple(sizes), max_words
         self._side = stored_side(self.sizes[-1])
         self.skipped: list[tuple[Path, str]] = []
@@ -81,7 +81,7 @@ class TextImageDataset:
 
         Raises `UserError` when `max_words` is below 1.
         """
-        _check_max_words(max_words)
+        check_max_words(max_words)
         other = copy.copy(self)
         other.max_words = max_words
         return other
@@ -102,6 +102,12 @@ class TextImageDataset:
         index, pixels = self._readable(index)
         class_id = self.records[index].class_id
         return self._view().centre(pixels, self._encoded[index], class_id, index, caption_index)
+
+    def described(self) -> Iterator[str]:
+        """Yield what tells these pictures and captions from others."""
+        for record in self.records:
+            size = record.image_path.stat().st_size
+            yield repr((record.key, record.class_id, record.captions, record.box, size))
 
     def usable_captions(self, index: int) -> list[int]:
         """Return the indices of the captions of record `index` that hold a known word, ascending, at least one."""
@@ -211,6 +217,7 @@ class TextImageDataset:
         return f"none of the {total} images is usable; the first is {path}: {reason}"
 
 
-def _check_max_words(max_words: int) -> None:
+def check_max_words(max_words: int) -> None:
+    """Raise `UserError` when it is below 1."""
     if max_words < 1:
         raise UserError(f"max_words={max_words}: expected at least 1")

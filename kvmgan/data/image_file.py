@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image
+
+from kvmgan.data.tar_member import TarMember
 
 # What turns an image upright, by the orientation that its EXIF data names; 1 is upright.
 _TURNS = {
@@ -19,6 +23,11 @@ _TURNS = {
 }
 _FIRST_LYING = 5
 _BROKEN_EXIF = (SyntaxError, ValueError, TypeError, KeyError, OSError, OverflowError, struct.error)
+
+
+def open_image(source: Path | TarMember | BinaryIO) -> Image.Image:
+    """Open an image file by its path, in its archive or as a file; its header alone is read. Raise as Pillow does."""
+    return Image.open(source.open() if isinstance(source, TarMember) else source)
 
 
 def shown_size(image: Image.Image, *, upright: bool) -> tuple[int, int]:

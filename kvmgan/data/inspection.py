@@ -9,9 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from PIL import Image
-
-from kvmgan.data.image_file import shown_size
+from kvmgan.data.image_file import open_image, shown_size
 from kvmgan.data.pixels import DECODING_ERRORS, crop_limits, decode, stored_side
 from kvmgan.data.records import Record
 from kvmgan.data.tokens import tokenize
@@ -86,7 +84,7 @@ def _examine(record: Record, size: int) -> tuple[str | None, list[Finding]]:
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         decode(path, record.box, stored_side(size))
-        with Image.open(path) as image:
+        with open_image(path) as image:
             width, height = shown_size(image, upright=record.box is None)
     except FileNotFoundError:
         return None, [Finding("missing", f"{path}, the image of {record.key}, is missing")]

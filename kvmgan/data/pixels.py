@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from kvmgan.data.image_file import shown_size, to_rgb
+from kvmgan.data.image_file import open_image, shown_size, to_rgb
+from kvmgan.data.tar_member import TarMember
 
 # What Pillow raises for files that are no image, cut short or damaged (SyntaxError: broken PNG chunks).
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
@@ -54,22 +56,22 @@ def kept_shape(width: int, height: int, box: Box | None, side: int) -> tuple[int
     return max(side, round(height * zoom)), max(side, round(width * zoom))
 
 
-def decode(path: Path, box: Box | None, side: int) -> NDArray[np.uint8]:
+def decode(path: Path | TarMember | BinaryIO, box: Box | None, side: int) -> NDArray[np.uint8]:
     """Return the RGB pixels (H, W, 3) of `path`, cropped to `box` and resized so that the shorter side is `side`.
 
     An image without a box is turned upright by its EXIF orientation; boxes are in the pixels as they are stored.
     Raises one of `DECODING_ERRORS` when the file is missing or damaged.
     """
-    with Image.open(path) as image:
+    with open_image(path) as image:
         pixels = to_rgb(image, upright=box is None)
     height, width = kept_shape(*pixels.size, box, side)
     limits = crop_limits(box, *pixels.size) if box is not None else None
     return np.asarray(pixels.resize((width, height), Image.Resampling.BILINEAR, box=limits))
 
 
-def read_kept_shape(path: Path, box: Box | None, side: int) -> tuple[int, int]:
+def read_kept_shape(path: Path | TarMember, box: Box | None, side: int) -> tuple[int, int]:
     """Return the height and width of what `decode` returns, from the file's header. Raises as `decode` does."""
-    with Image.open(path) as image:
+    with open_image(path) as image:
         return kept_shape(*shown_size(image, upright=box is None), box, side)
 
 

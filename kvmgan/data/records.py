@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from kvmgan.data.tar_member import TarMember
 from kvmgan.errors import UserError
 
 Split = Literal["train", "test"]
@@ -24,7 +25,7 @@ class Record:
     """
 
     key: str
-    image_path: Path
+    image_path: Path | TarMember
     class_id: int
     captions: tuple[str, ...]
     box: tuple[float, float, float, float] | None = None

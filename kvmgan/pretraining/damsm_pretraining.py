@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from kvmgan.config import DamsmOptions
-from kvmgan.data.batches import BatchStream
 from kvmgan.data.dataset import TextImageDataset
 from kvmgan.data.pixels import to_scales
 from kvmgan.data.prefetch import prefetched
 from kvmgan.data.samples import Batch
+from kvmgan.data.streams import Images, training_stream
 from kvmgan.errors import UserError
 from kvmgan.files import atomic_folder, load_tensors, save_tensors, write_text
 from kvmgan.losses.damsm import damsm_loss
@@ -99,7 +99,7 @@ class DamsmPretraining:
     def __init__(
         self,
         run: RunFolder,
-        train: TextImageDataset,
+        train: Images,
         held_out: TextImageDataset,
         damsm: DamsmOptions,
         *,
@@ -110,7 +110,7 @@ class DamsmPretraining:
     ):
         self.run_folder, self.damsm, self.size, self.seed, self.device = run, damsm, size, seed, device
         self.vocabulary, self.shape = train.vocabulary, EncoderShape.of(damsm)
-        self.stream = BatchStream(
+        self.stream = training_stream(
             train.limited(damsm.max_words),
             damsm.batch_size,
             seed=seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,21 +19,33 @@ from kvmgan.data.readers.coco import read_coco
 from kvmgan.data.readers.cub import read_cub
 from kvmgan.data.readers.folder import read_folder
 from kvmgan.data.readers.layouts import settle_layout
+from kvmgan.data.readers.shards import read_shards
 from kvmgan.data.records import Record, Split
+from kvmgan.data.shards.images import ShardedImages
+from kvmgan.data.shards.index import ShardIndex
+from kvmgan.data.shards.library import webdataset
+from kvmgan.data.streams import Images
 from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.errors import UndecodableError, UserError
 from kvmgan.parallel import processes
 from kvmgan.runs.progress import Progress
 
 # The procedural birds lie on disk as CUB does.
-_READERS = {"birds": read_cub, "attngan": read_attngan, "cub": read_cub, "coco": read_coco, "folder": read_folder}
+_READERS = {
+    "birds": read_cub,
+    "attngan": read_attngan,
+    "cub": read_cub,
+    "coco": read_coco,
+    "folder": read_folder,
+    "shards": read_shards,
+}
 
 
 @dataclass
 class Splits:
     """Train and test images with one vocabulary; ``truth`` holds the attributes of procedural birds, else None."""
 
-    train: TextImageDataset
+    train: Images
     test: TextImageDataset
     vocabulary: Vocabulary
     truth: AttributeTruth | None
@@ -41,9 +54,8 @@ class Splits:
     def digest(self) -> str:
         """Hash of what pretraining sees: keys, classes, captions and file sizes of both splits, and the vocabulary."""
         digest = hashlib.sha256(repr(self.vocabulary.words).encode())
-        for record in [*self.train.records, *self.test.records]:
-            size = record.image_path.stat().st_size
-            digest.update(repr((record.key, record.class_id, record.captions, record.box, size)).encode())
+        for text in itertools.chain(self.train.described(), self.test.described()):
+            digest.update(text.encode())
         return digest.hexdigest()
 
 
@@ -124,6 +136,8 @@ def load_splits(
     Raises:
         UserError: for missing or unusable data, or a single training image.
     """
+    if data.name == "shards":
+        return _load_shards(data, sizes, root, vocabulary, prepared)
     records = load_records(data, root, "train")
     vocabulary = vocabulary or own_vocabulary(data, root)
     if vocabulary is None:
@@ -131,10 +145,34 @@ def load_splits(
         vocabulary = prepared.vocabulary(everything) if prepared is not None else None
         vocabulary = vocabulary or Vocabulary.build(caption for record in everything for caption in record.captions)
     train = _dataset(records, vocabulary, sizes, data.max_words, prepared)
-    if len(train) < 2:
-        raise UserError(f"{root} has {len(train)} usable training image: two are needed for a mismatched caption")
+    _check_count(train, root)
     test, truth = load_test_split(data, sizes, root, vocabulary, prepared)
     return Splits(train, test, vocabulary, truth)
+
+
+def _load_shards(
+    data: DataOptions, sizes: Sequence[int], root: Path, vocabulary: Vocabulary | None, prepared: PreparedImages | None
+) -> Splits:
+    """Training pictures that are streamed; the test pictures are read where they lie in their shards."""
+    webdataset()
+    index = ShardIndex.load(root)
+    vocabulary = vocabulary or index.vocabulary
+    train = ShardedImages(
+        index.splits["train"],
+        vocabulary,
+        sizes=sizes,
+        max_words=data.max_words,
+        lanes=data.lanes,
+        window=data.shuffle_window,
+    )
+    _check_count(train, root)
+    test, truth = load_test_split(data, sizes, root, vocabulary, prepared)
+    return Splits(train, test, vocabulary, truth)
+
+
+def _check_count(train: Images, root: Path) -> None:
+    if len(train) < 2:
+        raise UserError(f"{root} has {len(train)} usable training image: two are needed for a mismatched caption")
 
 
 def find_prepared(cache_dir: Path, root: Path, sizes: Sequence[int]) -> PreparedImages | None:
@@ -145,6 +183,8 @@ def find_prepared(cache_dir: Path, root: Path, sizes: Sequence[int]) -> Prepared
 
 def own_vocabulary(data: DataOptions, root: Path) -> Vocabulary | None:
     """The words that the data in ``root`` brings along, in their order, if it does."""
+    if data.name == "shards":
+        return ShardIndex.load(root).vocabulary
     path = caption_file(root) if data.name == "attngan" else None
     return read_vocabulary(path) if path is not None else None
 

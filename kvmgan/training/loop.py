@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from kvmgan.config import Options
-from kvmgan.data.batches import BatchStream
 from kvmgan.data.prefetch import prefetched
 from kvmgan.data.samples import Batch
+from kvmgan.data.streams import training_stream
 from kvmgan.errors import UserError
 from kvmgan.evaluation.evaluator import Evaluator
 from kvmgan.files import read_json, write_text
@@ -117,7 +117,7 @@ class Loop:
     def _batches(self) -> Iterator[Batch]:
         training = self.training
         workers = self.options.data.workers
-        stream = BatchStream(
+        stream = training_stream(
             self.splits.train,
             training.batch_size,
             seed=training.seed,

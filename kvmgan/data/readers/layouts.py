@@ -8,15 +8,17 @@ from typing import Literal
 
 from kvmgan.data.readers.attngan import caption_file
 from kvmgan.data.readers.folder import CAPTION_LIST, check_folder, find_images
+from kvmgan.data.shards.index import INDEX
 from kvmgan.errors import UserError
 
-Layout = Literal["birds", "attngan", "cub", "coco", "folder"]
+Layout = Literal["birds", "attngan", "cub", "coco", "shards", "folder"]
 
 _NEEDS: dict[Layout, str] = {
     "birds": "settings.json and attributes.json beside images.txt and classes.txt",
     "attngan": "train/filenames.pickle and captions.pickle (or captions_DAMSM.pickle)",
     "cub": "CUB_200_2011/, or images.txt and classes.txt",
     "coco": "annotations/captions_*.json, or captions_*2014.json beside train2014/ or val2014/",
+    "shards": f"{INDEX} beside .tar files, as python -m kvmgan.data shard writes them",
     "folder": f"{CAPTION_LIST}, or images with a .txt file of captions beside each",
 }
 # The lists that tell the splits of a data set that may lie there with AttnGAN's metadata, too.
@@ -40,6 +42,8 @@ def find_layout(root: Path) -> Layout:
         return "cub"
     if _is_coco(root):
         return "coco"
+    if _has_files(root, INDEX):
+        return "shards"
     if _is_folder(root):
         return "folder"
     needs = "; ".join(f"{layout}: {files}" for layout, files in _NEEDS.items())

@@ -177,6 +177,25 @@ def test_prepared_images_are_trained_on(
     assert weights[0] == weights[1]
 
 
+def test_shards_are_written_whole_or_not_at_all(layout: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Every layout; a picture that is damaged is named; into a folder that holds something nothing is written."""
+    picture = max((tmp_path / "data").rglob("*.jpg"))
+    picture.write_bytes(picture.read_bytes()[:200])
+    words = ["shard", str(tmp_path / "data"), str(tmp_path / "shards"), "--samples", "5"]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("warning")] == [line for line in lines if str(picture) in line]
+    assert any(line.startswith(f"train: {len(TRAIN)} images in 3 shards, ") for line in lines)
+    assert any(line.startswith(f"test:  {len(TEST) - 1} images in 1 shard, ") for line in lines)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").iterdir()}
+    assert main(words) == 2
+    assert "isn't empty: name another folder" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").iterdir()} == before
+    assert main([*words[:2], "/proc/shards"]) == 2
+    assert "/proc/shards cannot be written" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "shards"]
+
+
 def test_a_folder_that_can_not_be_prepared_into(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """It is named before anything is decoded."""
     (tmp_path / "data").mkdir()
@@ -202,12 +221,14 @@ def test_captions_without_a_word_are_found(tmp_path: Path, inspect: Callable) ->
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "takes the command inspect or prepare or unpack, got none"),
-        (["look", "x"], "takes the command inspect or prepare or unpack, got look"),
+        ([], "takes the command inspect or prepare or shard or unpack, got none"),
+        (["look", "x"], "takes the command inspect or prepare or shard or unpack, got look"),
         (["inspect", "/nonexistent"], "error: /nonexistent is missing: it should be a folder of images"),
         (["inspect", "/proc/version"], "/proc/version is a file: it should be a folder of images"),
         (["inspect", ".", "--size", "8"], "--size is 8"),
         (["inspect", ".", "--encoding", "hex"], "--encoding is 'hex': Python knows no text encoding"),
+        (["shard", ".", "x", "--samples", "0"], "--samples is 0"),
+        (["shard", "/nonexistent", "x"], "error: /nonexistent is missing"),
         (["inspect", "/proc/self/fd"], "is no data set that is known"),
     ],
 )

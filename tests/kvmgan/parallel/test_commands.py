@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from miniature_data import MINIATURES
 
+from kvmgan.data.__main__ import main as shard
 from kvmgan.errors import UserError
 from kvmgan.evaluate import main as evaluate
 from kvmgan.files import load_tensors
@@ -76,6 +78,22 @@ def test_a_run_of_two_processes_is_that_of_one(together, tiny_arguments, tmp_pat
     found = load_tensors(two / "checkpoints" / "step-000005" / "generator.safetensors")
     for name, value in load_tensors(one / "checkpoints" / "step-000005" / "generator.safetensors").items():
         torch.testing.assert_close(found[name], value, rtol=1e-2, atol=2e-3, msg=name)
+
+
+def test_shards_are_shared_by_two_processes(together, tiny_arguments, tmp_path):
+    """Each streams its own, with a worker process; the losses are those of one process without."""
+    (tmp_path / "source").mkdir()
+    MINIATURES["cub"](tmp_path / "source")
+    assert shard(["shard", str(tmp_path / "source"), str(tmp_path / "data"), "--samples", "3"]) == 0
+    words = [*tiny_arguments, "--data.root", str(tmp_path / "data"), "--data.lanes", "2", "--data.shuffle-window", "3"]
+    words += ["--training.steps", "5", "--training.log-interval", "1", "--damsm.epochs", "1"]
+    assert train([*words, "--runs-dir", str(tmp_path / "1")]) == 0
+    status, output = together("kvmgan.train", *words, "--data.workers", "1", "--runs-dir", str(tmp_path / "2"))
+    assert status == 0, output
+    one, two = (stats_of(next((tmp_path / n).iterdir())) for n in "12")
+    for mine, theirs in zip(two, one, strict=True):
+        for name in theirs.keys() - {"time", "images_per_second"}:
+            assert mine[name] == pytest.approx(theirs[name], rel=2e-3, abs=1e-4), (name, mine["step"])
 
 
 def test_metrics_of_two_processes_are_those_of_one(together, tiny_run, tiny_arguments, tmp_path):

@@ -43,6 +43,7 @@ def test_birds_without_their_truth_are_cub(birds_root: Path, tmp_path: Path, mis
         (["annotations/captions_val2014.json"], "coco"),
         (["captions_train2014.json", "train2014/"], "coco"),
         (["captions_val2014.json", "val2014/"], "coco"),
+        (["shards.json", "train-000000.tar"], "shards"),
         (["captions.jsonl"], "folder"),
         (["a.png", "a.txt"], "folder"),
         (["other.jpg", "deep/inside/B.JPEG", "deep/inside/B.txt"], "folder"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import io
 import json
 import os
@@ -20,6 +21,7 @@ import tyro
 
 from kvmgan.config import Options, flatten
 from kvmgan.config_file import load_options
+from kvmgan.data.workers import loss_of_worker
 from kvmgan.errors import UserError
 from kvmgan.presets import preset_options
 from kvmgan.runs.interruption import Interrupted
@@ -103,9 +105,23 @@ _BUG = (
 )
 
 
+# What the machine may say of any file: full, over quota, read-only, broken, no longer there, too many open.
+_OF_THE_MACHINE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EIO,
+    errno.EFBIG,
+    errno.ESTALE,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EACCES,
+}
+
+
 def run_command(action: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Run a command and turn its end into an exit status: 0, 2 for a :class:`UserError`, 128 + signal when stopped, 70
-    (EX_SOFTWARE) for a mistake of the package, with its traceback and how to report it.
+    """Run a command and turn its end into an exit status: 0, 2 for a :class:`UserError` or a machine that fails, 128 +
+    signal when stopped, 70 (EX_SOFTWARE) for a mistake of the package, with its traceback and how to report it.
     """
     for stream in (sys.stdout, sys.stderr):
         # A caption or a path that the terminal can't show never ends a run.
@@ -114,22 +130,36 @@ def run_command(action: Callable[[Sequence[str]], None], argv: Sequence[str] | N
     try:
         action(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        line = f"error: {' '.join(str(error).split())}"
-        print(line, file=sys.stderr)
-        _tell_launcher(line)
-        return 2
+        return _fail(str(error))
     except Interrupted as stop:
         print(f"stopped by {signal.Signals(stop.signum).name}: {stop}", file=sys.stderr)
         return 128 + stop.signum
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # As a program does that a closed pipe kills; what Python would still flush goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("stopped: nothing reads the output any longer", file=sys.stderr)
+        return 128 + signal.SIGPIPE
     except Exception as error:
+        if (lost := loss_of_worker(error)) is not None:
+            return _fail(str(lost))
+        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+            return _fail(f"{error.strerror}: {error.filename or 'it is not known which file'}")
         _tell_launcher(f"{type(error).__name__}: {error}")
         traceback.print_exc()
         print(_BUG, file=sys.stderr)
         return 70
     return 0
+
+
+def _fail(message: str) -> int:
+    """Print an error as one line; the exit status."""
+    line = f"error: {' '.join(message.split())}"
+    print(line, file=sys.stderr)
+    _tell_launcher(line)
+    return 2
 
 
 def _tell_launcher(message: str) -> None:

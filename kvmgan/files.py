@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import fcntl
 import hashlib
 import json
@@ -95,8 +96,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         try:
             safetensors.torch.save_file(dict(tensors), temporary)
         except SafetensorError as error:
-            # What the file system says comes in its own type.
-            raise OSError(f"{error}") from None
+            # What the file system says comes in its own type, the number in words.
+            found = re.search(r"os error (\d+)", str(error))
+            number = int(found.group(1)) if found else errno.EIO
+            raise OSError(number, os.strerror(number) if found else str(error), str(path)) from None
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

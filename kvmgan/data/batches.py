@@ -9,6 +9,7 @@ import torch
 
 from kvmgan.data.dataset import TextImageDataset
 from kvmgan.data.samples import Batch, Sample, collate
+from kvmgan.data.workers import load_by_workers
 from kvmgan.errors import UserError
 from kvmgan.random_streams import numpy_stream
 
@@ -52,14 +53,12 @@ class BatchStream:
             for places in self._places(start_step):
                 yield collate([self._sample(place) for place in places])
             return
-        # A generator of its own keeps the loader from drawing its seed from the framework's random state.
-        yield from torch.utils.data.DataLoader(
+        yield from load_by_workers(
             _Places(self),
+            self.workers,
             batch_sampler=_Steps(self, start_step),
-            num_workers=self.workers,
-            collate_fn=collate,
+            collate_fn=_collate_shared,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),
         )
 
     def _places(self, start_step: int) -> Iterator[list[tuple[int, int]]]:
@@ -76,6 +75,10 @@ class BatchStream:
         """Return the record at (epoch, index), as it looks in that epoch."""
         epoch, index = place
         return self.dataset.sample(index, numpy_stream(self.seed, f"{self.purpose} sample", epoch, index))
+
+
+def _collate_shared(samples: Sequence[Sample]) -> Batch:
+    return collate(samples).share_memory_()
 
 
 class _Steps:

@@ -52,6 +52,15 @@ class Batch:
         """Return the batch on `device`, its lengths still on the host; copies from pinned memory don't block."""
         return replace(self, **{name: t.to(device, non_blocking=True) for name, t in self.moving().items()})
 
+    def share_memory_(self) -> Batch:
+        """Move all into memory that other processes see, and return the batch; raise RuntimeError where none is left.
+
+        For a worker process: left to the queue between the processes, a want of memory would never be heard of.
+        """
+        for tensor in vars(self).values():
+            tensor.share_memory_()
+        return self
+
     def pin_memory(self) -> Batch:
         """Return the batch with all that moves in page-locked memory (called by `torch.utils.data.DataLoader`)."""
         return replace(self, **{name: tensor.pin_memory() for name, tensor in self.moving().items()})

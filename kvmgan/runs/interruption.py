@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: at once between phases, after the running step inside the training loop."""
+"""Ctrl-C, SIGTERM, a terminal that is closed: at once between phases, after the running step inside the training."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ class Interrupted(Exception):
 
 
 class SignalGuard:
-    """Context in which SIGINT and SIGTERM raise :class:`Interrupted`, or, once :meth:`defer` was called, are noted.
+    """Context in which SIGINT, SIGTERM and SIGHUP raise :class:`Interrupted`, or, after :meth:`defer`, are noted.
+
+    One that was ignored when the program began stays so: SIGHUP under nohup.
 
     A second signal while one is noted raises, so that a step that hangs can still be left.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self, message: str):
         self.message = message
@@ -34,7 +36,8 @@ class SignalGuard:
 
     def __enter__(self) -> SignalGuard:
         for signum in self.SIGNALS:
-            self._previous[signum] = signal.signal(signum, self._handle)
+            if signal.getsignal(signum) != signal.SIG_IGN:
+                self._previous[signum] = signal.signal(signum, self._handle)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -58,7 +61,7 @@ class SignalGuard:
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
-            # A forked data worker inherits this handler: the parent decides on Ctrl-C, SIGTERM ends the worker.
+            # A forked data worker inherits this handler: the parent decides on what comes to both, SIGTERM ends it.
             if signum == signal.SIGTERM:
                 os._exit(128 + signum)
             return

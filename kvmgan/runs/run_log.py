@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image
@@ -50,23 +52,44 @@ class RunLog:
         self._events = SummaryWriter(run.path, purge_step=step + 1)
 
     def __enter__(self) -> RunLog:
+        self._hook = threading.excepthook
+        threading.excepthook = self._note
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._events.close()
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        try:
+            with self._writing("TensorBoard's events"):
+                self._events.close()
+        except UserError:
+            # What came before says more.
+            if kind is None:
+                raise
+        finally:
+            threading.excepthook = self._hook
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """Add the figures of a step; one that isn't finite becomes null in ``stats.jsonl``."""
         finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
         line = json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n"
-        try:
+        with self._writing(self._stats):
             with self._stats.open("a", encoding="utf-8") as file:
                 file.write(line)
-        except OSError as error:
-            raise UserError(f"{self._stats} can't be written ({error.strerror}): checkpoints so far are kept") from None
-        for name, value in figures.items():
-            self._events.add_scalar(name, value, step)
+            for name, value in figures.items():
+                self._events.add_scalar(name, value, step)
 
     def show(self, step: int, name: str, picture: Image.Image) -> None:
         """Put a picture into TensorBoard's events."""
-        self._events.add_image(name, np.asarray(picture), step, dataformats="HWC")
+        with self._writing("TensorBoard's events"):
+            self._events.add_image(name, np.asarray(picture), step, dataformats="HWC")
+
+    @contextmanager
+    def _writing(self, what: object) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"{what} can't be written ({error.strerror}): checkpoints so far are kept") from None
+
+    def _note(self, failure: threading.ExceptHookArgs) -> None:
+        """TensorBoard writes in a thread: a full disk there is raised again by the next figure, without a traceback."""
+        if not issubclass(failure.exc_type, OSError):
+            self._hook(failure)

@@ -69,6 +69,7 @@ class Loop:
         self.best = read_json(self.best_file, "the best checkpoint's score") if self.best_file.exists() else None
 
     def __enter__(self) -> Loop:
+        self.log.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -21,6 +21,7 @@ from kvmgan.data.pixels import DECODING_ERRORS, decode, reason
 from kvmgan.data.samples import Batch, Sample, collate, encode_usable
 from kvmgan.data.shards.images import ShardedImages
 from kvmgan.data.shards.reading import StoredSample, read_stretch
+from kvmgan.data.workers import load_by_workers
 from kvmgan.errors import UserError
 from kvmgan.random_streams import numpy_stream
 
@@ -79,15 +80,7 @@ class ShardStream:
         if self.workers == 0:
             pieces = self.pieces(start_step, 0, 1)
         else:
-            # A generator of its own keeps the loader from drawing its seed from the framework's random state.
-            pieces = iter(
-                torch.utils.data.DataLoader(
-                    _Pieces(self, start_step),
-                    batch_size=None,
-                    num_workers=self.workers,
-                    generator=torch.Generator(),
-                )
-            )
+            pieces = load_by_workers(_Pieces(self, start_step), self.workers, batch_size=None)
         # The loader takes from its workers in turn: one piece of each makes a step.
         count = max(1, self.workers)
         while True:
@@ -164,4 +157,5 @@ class _Pieces(torch.utils.data.IterableDataset):
 
     def __iter__(self) -> Iterator[tuple[list[int], Batch]]:
         worker = torch.utils.data.get_worker_info()
-        return self._stream.pieces(self._start_step, worker.id, worker.num_workers)
+        for rows, batch in self._stream.pieces(self._start_step, worker.id, worker.num_workers):
+            yield rows, batch.share_memory_()

@@ -111,14 +111,18 @@ def check_stream(images: int, batch_size: int, workers: int) -> None:
         raise UserError(f"workers={workers}: expected 0 or more")
 
 
-def evaluation_batches(dataset: TextImageDataset, batch_size: int, caption_index: int = 0) -> Iterator[Batch]:
+def evaluation_batches(
+    dataset: TextImageDataset, batch_size: int, caption_index: int = 0, rows: Sequence[int] | None = None
+) -> Iterator[Batch]:
     """Yield every record once, in order, centre crop, unflipped, on the host; the last batch may be short.
 
     caption_index: which caption of each record, counted around those that hold a known word.
+    rows: places of the records, by default all.
     Raises `UserError` when `batch_size` is below 1.
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}: expected at least 1")
-    for start in range(0, len(dataset), batch_size):
-        indices = range(start, min(start + batch_size, len(dataset)))
+    rows = range(len(dataset)) if rows is None else rows
+    for start in range(0, len(rows), batch_size):
+        indices = rows[start : start + batch_size]
         yield collate([dataset.evaluation_sample(index, caption_index) for index in indices])

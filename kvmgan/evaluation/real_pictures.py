@@ -15,6 +15,7 @@ from kvmgan.errors import UserError
 from kvmgan.files import file_digest, load_tensors, save_tensors
 from kvmgan.metrics.seen import Seen, Watcher, see
 from kvmgan.parallel import processes
+from kvmgan.parallel.shares import own_share, together
 
 # Raise it when an extractor comes to see other numbers in the same pictures.
 EXTRACTION_VERSION = 1
@@ -29,7 +30,7 @@ def see_real(
     device: torch.device,
     cache: Path | None,
 ) -> Seen:
-    """Let the watchers look at every test picture: centre crop, largest size, 8 bits.
+    """Let the watchers look at every test picture: centre crop, largest size, 8 bits; processes share them out.
 
     Args:
         kept: those of ``watchers`` whose sight is read from ``cache``, or looked up once and written there; it is
@@ -46,15 +47,21 @@ def see_real(
             seen |= load_tensors(path)
         except UserError:
             print(f"note: {path} is damaged: the real pictures are looked at again")
-    missing = [one for one in watchers if not any(name.startswith(f"{one.name}.") for name in seen)]
+    # Machines may have caches of their own: what one process lacks, all look up, each in its share of the pictures.
+    missing = [one for one in watchers if processes.agreed(int(not _saw(seen, one)))]
     if missing:
-        pictures = (batch.pixels.to(device) for batch in evaluation_batches(dataset, batch_size))
-        seen |= see(pictures, missing)
+        rows = own_share(torch.arange(len(dataset))).tolist()
+        batches = evaluation_batches(dataset, batch_size, rows=rows)
+        seen |= together(see((batch.pixels.to(device) for batch in batches), missing))
     for one in missing:
         if one.name in paths and processes.leads():
-            own = {name: values for name, values in seen.items() if name.startswith(f"{one.name}.")}
-            save_tensors(paths[one.name], own)
+            save_tensors(paths[one.name], _saw(seen, one))
     return seen
+
+
+def _saw(seen: Seen, watcher: Watcher) -> Seen:
+    """What a watcher saw; nothing if it hasn't looked."""
+    return {name: values for name, values in seen.items() if name.startswith(f"{watcher.name}.")}
 
 
 def _content(dataset: TextImageDataset) -> str:

@@ -59,6 +59,18 @@ def steps(refinement: str = "memory", count: int = 1, **training: Any) -> dict[s
     return {"losses": losses, "skipped": state.skipped.item(), "tensors": tensors_of(**modules)}
 
 
+def compiled() -> dict[str, Any]:
+    """A step whose networks are compiled, by the compiler's front end alone, for time."""
+    compiling = nn.Module.compile
+    nn.Module.compile = lambda self, **options: compiling(self, backend="aot_eager", **options)
+    try:
+        found = steps(compile=True)
+        assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+        return found
+    finally:
+        nn.Module.compile = compiling
+
+
 def not_finite() -> dict[str, Any]:
     """A step in which one picture of the first process alone is NaN; then a good one."""
     options = tiny_options("eager", batch_size=8)
@@ -167,6 +179,7 @@ CHECKS: dict[str, Callable[..., dict[str, Any]]] = {
     "step attention": lambda: steps("attention"),
     "step none": lambda: steps("none"),
     "step accumulation": lambda: steps(accumulation=2),
+    "step compiled": compiled,
     "step checkpointing": lambda: steps(checkpoint_activations=True),
     "twenty steps": lambda: steps(count=20, lr_generator=1e-4, lr_discriminator=1e-4),
 }

@@ -57,6 +57,25 @@ def test_every_picture_is_seen_once_in_its_order_and_read_from_the_cache_afterwa
     assert looked == [2, 1]
 
 
+@pytest.mark.parametrize(("rank", "share"), [(0, [10, 200]), (1, [90])])
+def test_processes_share_the_pictures_out(tmp_path, watcher, monkeypatch, rank, share):
+    """Each looks at its own; that they are put together is tested with two processes."""
+    monkeypatch.setattr("kvmgan.parallel.processes.count", lambda: 2)
+    monkeypatch.setattr("kvmgan.parallel.processes.rank", lambda: rank)
+    monkeypatch.setattr("kvmgan.parallel.processes.agreed", int)
+    monkeypatch.setattr("kvmgan.evaluation.real_pictures.together", dict)
+    assert seen_in(dataset(tmp_path), watcher, None) == share
+
+
+def test_what_another_process_lacks_is_looked_at_again(tmp_path, watcher, looked, monkeypatch):
+    """On a machine of its own, say: else it would wait for the others' shares."""
+    data = dataset(tmp_path)
+    seen_in(data, watcher, tmp_path / "cache")
+    monkeypatch.setattr("kvmgan.parallel.processes.agreed", lambda mine: 1)
+    assert seen_in(data, watcher, tmp_path / "cache") == [10, 200, 90]
+    assert looked == [2, 1, 2, 1]
+
+
 def test_the_cache_goes_by_content_size_and_network(tmp_path, watcher, looked):
     """Another picture under the same name, of the same length, is looked at; so is another size or network."""
     cache = tmp_path / "cache"

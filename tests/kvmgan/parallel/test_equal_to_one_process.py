@@ -94,7 +94,7 @@ def test_batch_normalisation_spans_the_processes(run):
             assert_near({key: one[name][key] for key in without}, without, tolerance)
 
 
-STEPS = ["step memory", "step attention", "step none", "step accumulation", "step checkpointing"]
+STEPS = ["step memory", "step attention", "step none", "step accumulation", "step checkpointing", "step compiled"]
 
 
 @pytest.mark.parametrize("name", STEPS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from kvmgan.runs import progress as module
 from kvmgan.runs.progress import Progress
@@ -30,3 +31,17 @@ def test_speed_and_time_left_are_those_since_the_last_line(clock, capsys):
         progress.report({})
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["train 20/110  loss 1.23  0 img/s  15:00 left", "train 30/110    8 img/s  0:40 left"]
+
+
+def test_memory_of_the_gpu_is_shown_once_it_is_used(clock, monkeypatch, capsys):
+    """The most that was taken; a GPU that is there and not used says nothing."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**29)
+    with Progress("train", 2) as progress:
+        for used in (False, True):
+            monkeypatch.setattr(torch.cuda, "is_initialized", lambda used=used: used)
+            progress.advance(1)
+            clock[0] += 1
+            progress.report({})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["train 1/2    1 img/s  0:01 left", "train 2/2  memory 1.5 GiB  1 img/s  0:00 left"]

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,8 +23,9 @@ from kvmgan.files import exclusive, remove_leftovers, write_text
 from kvmgan.parallel import processes
 from kvmgan.parallel.processes import joined
 from kvmgan.presets import preset_options
-from kvmgan.runs.checkpoint_folder import list_checkpoints
+from kvmgan.runs.checkpoint_folder import list_checkpoints, newest_whole
 from kvmgan.runs.interruption import SignalGuard
+from kvmgan.runs.launch import remember_launch, run_of_launch, was_started_again
 from kvmgan.runs.progress import Phases
 from kvmgan.runs.run_folder import RunFolder
 from kvmgan.training.checkpoint import Checkpoint, load_checkpoint
@@ -94,6 +95,7 @@ def _train(argv: Sequence[str]) -> None:
     threads = set_threads(settings.threads)
     set_products(tf32=settings.tf32, benchmark=settings.cudnn_benchmark)
     with joined(device) as own:
+        command, checkpoint = _agreed(command, checkpoint)
         precision = Precision.choose(settings.precision, own)
         together = f"{processes.count()} processes, {own.type}" if processes.count() > 1 else f"device {own}"
         print(f"{together}, {threads} CPU threads, {precision.name}, torch {torch.__version__}")
@@ -144,6 +146,25 @@ def _parse(argv: Sequence[str]) -> tuple[TrainCommand, Checkpoint | None]:
     return command, checkpoint
 
 
+def _agreed(command: TrainCommand, checkpoint: Checkpoint | None) -> tuple[TrainCommand, Checkpoint | None]:
+    """The command as all processes understand it: which checkpoint is resumed, and, of a command that its launcher has
+    started again, the run that it had begun.
+    """
+    if checkpoint is not None:
+        newest = processes.of_leader(checkpoint.folder)
+        # One of another machine may have looked before the last checkpoint was whole.
+        if newest != checkpoint.folder:
+            checkpoint = replace(load_checkpoint(newest), options=checkpoint.options)
+        return command, checkpoint
+    again = processes.agreed(int(was_started_again()))
+    run = processes.of_leader(run_of_launch(command.runs_dir)) if again else None
+    if run is None:
+        return command, None
+    checkpoint = load_checkpoint(processes.of_leader(newest_whole(run)[0]))
+    print(f"started again: {run} goes on with its settings")
+    return replace(command, options=checkpoint.options, encoders=None), checkpoint
+
+
 def _check_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
     """Find out whether a resume asks for other results; names every setting that it may not change."""
     changed = [
@@ -179,6 +200,7 @@ def _begin(
         run = None
         if processes.leads():
             run = RunFolder.create(command.runs_dir, _run_name(options), options)
+            remember_launch(run.path)
         run = processes.of_leader(run)
     return Loop(run, options, state, splits, encoders, precision, command.profile)
 

@@ -60,6 +60,7 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     if started_together() == 1:
         yield device
         return
+    _check_restarts()
     local, backend = int(os.environ["LOCAL_RANK"]), "gloo"
     if device.type == "cuda":
         gpus = torch.cuda.device_count()
@@ -87,6 +88,21 @@ def joined(device: torch.device) -> Iterator[torch.device]:
             raise UserError("another process failed: its message stands above, or in its own log") from None
         finally:
             dist.destroy_process_group()
+
+
+def _check_restarts() -> None:
+    """Find out whether processes that are started again can join: torchrun lets all starts share one store, from which
+    they would take the addresses of the dead.
+
+    Raises:
+        UserError: if they can't; before the first start, since with NCCL they would wait for ever.
+    """
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    if restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise UserError(
+            f"with --max-restarts {restarts} torchrun hands the addresses of lost processes to those it starts again: "
+            "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"
+        )
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:

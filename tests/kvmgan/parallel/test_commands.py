@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from kvmgan.data.__main__ import main as shard
 from kvmgan.errors import UserError
 from kvmgan.evaluate import main as evaluate
 from kvmgan.files import load_tensors
-from kvmgan.parallel.processes import check_shares
+from kvmgan.parallel.processes import check_shares, joined
 from kvmgan.train import main as train
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -163,6 +164,59 @@ if os.environ.get("RANK") == "1":
     assert status != 0 and time.monotonic() - began < 60
     cause = output.split("Root Cause")[-1]
     assert message in cause and "(local_rank: 1)" in cause, output
+
+
+def test_two_machines_are_started_again_and_go_on(subprocess_environment, tiny_arguments, tmp_path):
+    """Two launchers, joined by torchrun's rendezvous; after a SIGKILL the same command resumes its own run."""
+    (tmp_path / "sitecustomize.py").write_text(
+        """
+import os
+if os.environ.get("RANK") == "1" and os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
+    import kvmgan.training.step as step
+    def fail(self, state, batch):
+        if state.step == 7:
+            os.kill(os.getpid(), 9)
+        return call(self, state, batch)
+    call = step.TrainingStep.__call__
+    step.TrainingStep.__call__ = fail
+"""
+    )
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        place = f"localhost:{free.getsockname()[1]}"
+    launcher = [*TORCHRUN[:3], "--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "1"]
+    launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", place, "--rdzv-id", "job-7"]
+    words = [*tiny_arguments, "--training.steps", "9", "--training.checkpoint-interval", "4", "--preset", "birds-tiny"]
+    words += ["--training.log-interval", "1", "--runs-dir", str(tmp_path / "runs")]
+    path = os.pathsep.join([str(tmp_path), subprocess_environment["PYTHONPATH"]])
+    machines = [
+        subprocess.Popen(
+            [*launcher, "-m", "kvmgan.train", *words],
+            env=subprocess_environment | {"PYTHONPATH": path, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    outputs = [machine.communicate(timeout=300)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], "\n".join(outputs)
+    (run,) = (tmp_path / "runs").iterdir()
+    output = "".join(outputs)
+    assert f"started again: {run} goes on with its settings" in output and "resumed at step 4" in output
+    assert [line["step"] for line in stats_of(run) if "g" in line] == list(range(1, 10))
+
+
+def test_restarts_that_could_not_join_are_refused(monkeypatch):
+    """Before the first start: they would come up against the addresses of lost processes, or wait for ever."""
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "TORCHELASTIC_MAX_RESTARTS": "3"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    with (
+        pytest.raises(UserError, match=r"--max-restarts 3 .* set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"),
+        joined(torch.device("cpu")),
+    ):
+        pass
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_before_pretraining(together, tiny_arguments, tmp_path):

@@ -92,6 +92,10 @@ def test_batch_normalisation_spans_the_processes(run):
             tolerance = {"torch.float64": 1e-9, "torch.float32": 2e-3, "torch.bfloat16": 2e-2}[name.split()[1]]
             without = {key: value for key, value in tensors.items() if key != "dtype"}
             assert_near({key: one[name][key] for key in without}, without, tolerance)
+            # Statistics are taken in 32 bits, whatever the features have.
+            if "bfloat16" in name:
+                statistics = {key: value for key, value in without.items() if "running" in key}
+                assert_near({key: one[name][key] for key in statistics}, statistics, 1e-5)
 
 
 STEPS = ["step memory", "step attention", "step none", "step accumulation", "step checkpointing", "step compiled"]

@@ -297,10 +297,15 @@ def test_every_distance_is_of_generated_and_real_pictures(
 def test_diversity_draws_the_first_captions_again_and_again(dataset, encoders, levels):
     """Each caption's draws stand together and have noise of their own, which isn't that of the other metrics."""
     generator = Reading()
+    said = [
+        replace(record, captions=(f"a {' '.join(WORDS[1 + place :])}",)) for place, record in enumerate(dataset.records)
+    ]
+    dataset = TextImageDataset(said, dataset.vocabulary, sizes=dataset.sizes, max_words=2)
     panel = Panel(("diversity",), "efficientnet-lite0", levels, captions=3, draws=4)
     rows = Evaluator(encoders, dataset, None, JUDGING, CPU, panel).score({"some": generator})
     sentences, noise = generator.all_given("sentence"), generator.all_given("noise")
     assert len(sentences) == len(noise) == 12
+    assert (torch.pdist(sentences[::4]) > 1e-4).all()
     torch.testing.assert_close(sentences, sentences[::4].repeat_interleave(4, dim=0))
     assert torch.equal(noise, normal_noise((12, 8), 7, "diversity noise")[:, :5])
     pictures = to_bytes(generator.all_given("made")).flatten(1).double().unflatten(0, (3, 4))

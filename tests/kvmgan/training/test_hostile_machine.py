@@ -48,7 +48,7 @@ def test_a_disk_that_is_really_full(on_small_disk, tiny_arguments, tmp_path):
         $TRAIN {words} --runs-dir $DISK/runs > /dev/null; echo "first: $?"
         run=$(echo $DISK/runs/*)
         resume="$TRAIN --resume $run --training.steps 9 {" ".join(tiny_arguments[-2:])}"
-        for left in 4 60 200 700; do
+        for left in 4 300; do
             head -c $(( ($(df --output=avail -k $DISK | tail -1) - left) * 1024 )) /dev/zero > $DISK/filler
             $resume > /dev/null 2> {tmp_path}/error; echo "full: $? $(wc -l < {tmp_path}/error) $(cat {tmp_path}/error)"
             rm $DISK/filler
@@ -61,8 +61,8 @@ def test_a_disk_that_is_really_full(on_small_disk, tiny_arguments, tmp_path):
     lines = output.splitlines()
     assert lines[0] == "first: 0" and lines[-1] == "last: 0 step-000009", output
     full = [line for line in lines if line.startswith("full: ")]
-    assert len(full) == 4 and all(line.startswith("full: 2 1 error: ") and "No space left" in line for line in full)
-    assert [line for line in lines if line.startswith("temporary")] == ["temporary: 0"] * 4
+    assert len(full) == 2 and all(line.startswith("full: 2 1 error: ") and "No space left" in line for line in full)
+    assert [line for line in lines if line.startswith("temporary")] == ["temporary: 0"] * 2
     kept = [line for line in lines if line.startswith("checkpoints")]
     assert all("step-000003 step-000006" in line for line in kept), output
 
@@ -72,7 +72,7 @@ def test_a_disk_that_is_full_from_the_start(on_small_disk, tiny_arguments, tmp_p
     words = " ".join([*tiny_arguments[:-2], "--training.steps", "1"])
     output = on_small_disk(
         f"""
-        for left in 100 690 880; do
+        for left in 690 880; do
             head -c $(( (4096 - left) * 1024 )) /dev/zero > $DISK/filler
             $TRAIN {words} --cache-dir $DISK/cache --runs-dir $DISK/runs > /dev/null 2> {tmp_path}/error
             echo "full: $? $(wc -l < {tmp_path}/error) $(cat {tmp_path}/error)"
@@ -82,8 +82,8 @@ def test_a_disk_that_is_full_from_the_start(on_small_disk, tiny_arguments, tmp_p
         """
     )
     full = [line for line in output.splitlines() if line.startswith("full: ")]
-    assert len(full) == 3 and all(line.startswith("full: 2 1 error: ") and "No space left" in line for line in full)
-    assert output.count("temporary: 0") == 3, output
+    assert len(full) == 2 and all(line.startswith("full: 2 1 error: ") and "No space left" in line for line in full)
+    assert output.count("temporary: 0") == 2, output
 
 
 def test_no_shared_memory_for_workers(on_small_disk, tiny_arguments, tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 import kvmem
+from kvmem.reference import kv_memory_reference
 
 DIRECTIONS = ("forward", "forward + backward")
 CONTENDERS = ("fused", "eager", "compiled")
@@ -89,9 +90,18 @@ def make_contenders(case: Case, direction: str) -> dict[str, Callable[[], object
     return contenders
 
 
+class PlainLayer(kvmem.KVMemoryLayer):
+    """The equations in the type of the tensors, as one would write them: the backend "eager" computes in float32."""
+
+    def forward(self, image: torch.Tensor, words: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        return kv_memory_reference(image, words, mask, *self.parameters())[0]
+
+
 def make_layer(case: Case, backend: str) -> kvmem.KVMemoryLayer:
+    """The layer of a backend; "eager" is the plain one."""
     torch.manual_seed(1)
-    layer = kvmem.KVMemoryLayer(case.image_channels, case.word_channels, backend=backend, dtype=case.dtype)
+    kind = PlainLayer if backend == "eager" else kvmem.KVMemoryLayer
+    layer = kind(case.image_channels, case.word_channels, backend=backend, dtype=case.dtype)
     return layer.to(case.device)
 
 

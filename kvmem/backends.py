@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from kvmem import ops
+from kvmem.tracing import traced_as_constant
 from kvmem.triton.status import interpreted, triton_missing, triton_refusal
 
 NAMES = ("eager", "cpu", "cuda", "triton")
@@ -47,7 +48,7 @@ def check_backend(backend: str) -> None:
 
 
 # torch.compile can't trace the environment: it takes the answer as a constant.
-@torch.compiler.assume_constant_result
+@traced_as_constant
 def pick_backend(backend: str | None, device: torch.device) -> str:
     """The name of the backend that runs a call on tensors of a device.
 
@@ -71,7 +72,7 @@ def pick_backend(backend: str | None, device: torch.device) -> str:
     raise RuntimeError(f"backend {chosen!r} can't run on {device}: {REFUSALS[chosen](device.index)}")
 
 
-@torch.compiler.assume_constant_result
+@traced_as_constant
 def pick_instead(name: str, backend: str | None, limit: str) -> str:
     """The name of the backend that runs a call which the kernels of the backend `name` don't take.
 

@@ -1,7 +1,7 @@
 """What `kv_memory` refuses, and the words it refuses it in."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 WRITE_GATES = ("sigmoid", "linear")
@@ -37,23 +37,12 @@ def check_tensors(image: Tensor, words: Tensor, mask: Tensor | None, weights: tu
     weights: the twelve tensors of `WEIGHT_NAMES`, in that order. Sizes are read off image (B, C, H, W), words
     (B, T, D), the rows of write_word_weight (M), gate_word (1 or M) and response_gate_weight (1 or C).
     """
+    check_inputs(image, words, mask)
     gate_word, _, write_word_weight, *_, response_gate_weight, _ = weights
-    _check_rank("image", image, 4, "(B, C, H, W)")
-    _check_rank("words", words, 3, "(B, T, D)")
     _check_rank("gate_word", gate_word, 2, "(1 or M, D)")
     _check_rank("write_word_weight", write_word_weight, 2, "(M, D)")
     _check_rank("response_gate_weight", response_gate_weight, 2, "(1 or C, 2C)")
-    batch, channels, height, width = image.shape
-    if height * width == 0:
-        raise ValueError(
-            f"image: got shape {tuple(image.shape)}, which has no position, expected H and W of at least 1"
-        )
-    if image.dtype not in DTYPES:
-        raise TypeError(f"image: got dtype {image.dtype}, expected one of {', '.join(map(str, DTYPES))}")
-    if words.shape[0] != batch:
-        raise ValueError(f"words: got batch size {words.shape[0]}, expected {batch} as in image")
-    _check_like_image("words", words, image.dtype, image.device)
-
+    channels = image.shape[1]
     memory_channels, gates, response_gates = (
         write_word_weight.shape[0],
         gate_word.shape[0],
@@ -80,6 +69,37 @@ def check_tensors(image: Tensor, words: Tensor, mask: Tensor | None, weights: tu
         if tensor.shape != shape:
             raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {shape}")
         _check_like_image(name, tensor, image.dtype, image.device)
+
+
+def check_channel_dim(channel_dim: int) -> None:
+    """Raises ValueError unless it is 1 or -1."""
+    if channel_dim not in (1, -1):
+        raise ValueError(f"channel_dim: got {channel_dim!r}, expected 1 (channels first) or -1 (channels last)")
+
+
+def check_layout(image: Tensor, channel_dim: int) -> None:
+    """Raises ValueError for another channel_dim than 1 and -1, ValueError or TypeError for what is no image."""
+    check_channel_dim(channel_dim)
+    _check_tensor("image", image)
+    if image.dim() < 3:
+        shapes = "(B, C, H, W), (B, C, L), ..." if channel_dim == 1 else "(B, N, C), (B, H, W, C), ..."
+        raise ValueError(f"image: got shape {tuple(image.shape)}, expected at least 3 dimensions {shapes}")
+
+
+def check_inputs(image: Tensor, words: Tensor, mask: Tensor | None) -> None:
+    """Raises ValueError or TypeError where image (B, C, H, W), words (B, T, D) and mask (B, T) don't fit together."""
+    _check_rank("image", image, 4, "(B, C, H, W)")
+    _check_rank("words", words, 3, "(B, T, D)")
+    batch, _, height, width = image.shape
+    if height * width == 0:
+        raise ValueError(
+            f"image: got shape {tuple(image.shape)}, which has no position, expected H and W of at least 1"
+        )
+    if image.dtype not in DTYPES:
+        raise TypeError(f"image: got dtype {image.dtype}, expected one of {', '.join(map(str, DTYPES))}")
+    if words.shape[0] != batch:
+        raise ValueError(f"words: got batch size {words.shape[0]}, expected {batch} as in image")
+    _check_like_image("words", words, image.dtype, image.device)
     if mask is not None:
         _check_mask(mask, (batch, words.shape[1]), image.device)
 
@@ -98,6 +118,12 @@ def gpu_limit(image: Tensor, words: Tensor) -> str | None:
 def _check_tensor(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: got {type(tensor).__name__}, expected a Tensor")
+    # A part of a tensor that processes share: operators take it for the whole.
+    if type(tensor) not in (Tensor, nn.Parameter) and hasattr(tensor, "full_tensor"):
+        raise TypeError(
+            f"{name}: got a {type(tensor).__name__}, expected a plain Tensor: gather it by full_tensor(), or shard the "
+            "layer as a whole (fully_shard(layer)), which gathers it when the layer is called"
+        )
 
 
 def _check_rank(name: str, tensor: Tensor, rank: int, shape: str) -> None:

@@ -5,8 +5,11 @@ from torch import Tensor
 
 from kvmem import ops
 from kvmem.backends import pick_backend, pick_instead
-from kvmem.checks import ACTIVATIONS, WRITE_GATES, check_choice, check_tensors, gpu_limit
-from kvmem.reference import kv_memory_reference
+from kvmem.checks import ACTIVATIONS, WRITE_GATES, check_choice, check_layout, check_tensors, gpu_limit
+from kvmem.layouts import as_image, like_features, like_positions
+from kvmem.reference import kv_memory_eager
+from kvmem.tracing import traced_as_constant
+from kvmem.transforms import kv_memory_transformed, transform
 
 
 def kv_memory(
@@ -30,14 +33,17 @@ def kv_memory(
     activation: str = "relu",
     detach_mean: bool = False,
     return_attention: bool = False,
+    channel_dim: int = 1,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Refines image features by a memory written from word features; `kvmem.KVMemoryLayer` is this with parameters.
 
     With B images of C channels, T slots of D word channels, M memory channels:
 
-    - image (B, C, H, W), any strides; words (B, T, D); mask (B, T) bool, True where the slot holds a word (None: all
-      do). What stands in a slot without a word doesn't matter. An image without any word gets a response of zero.
+    - image (B, C, H, W), any strides; or of any other number of spatial dimensions, (B, C, L) and (B, C, D, H, W), say;
+      or, with channel_dim -1, with channels last, such as tokens (B, N, C)
+    - words (B, T, D); mask (B, T) bool, True where the slot holds a word (None: all do). What stands in a slot without
+      a word doesn't matter. An image without any word gets a response of zero.
     - gate_word (G, D), gate_image (G, C), where G is 1 (scalar write gate) or M (vector write gate)
     - write_word_weight (M, D), write_word_bias (M,), write_image_weight (M, C), write_image_bias (M,)
     - key_weight (C, M), key_bias (C,), value_weight (C, M), value_bias (C,)
@@ -46,7 +52,8 @@ def kv_memory(
       image that the memory is written with; backend: a name of `kvmem.backends()`, None picks
 
     Returns the refined features, with image's shape, dtype and memory format; with return_attention also the attention
-    (B, T, H, W), which sums to 1 over the slots that hold a word. Both are differentiable, any number of times.
+    (B, T, H, W), or (B, T, ...) with image's spatial dimensions, which sums to 1 over the slots that hold a word. Both
+    are differentiable, any number of times.
 
     Under `torch.autocast` floating-point tensors other than float64 are cast to the autocast dtype first.
 
@@ -69,7 +76,27 @@ def kv_memory(
     )
     check_choice("write_gate", write_gate, WRITE_GATES)
     check_choice("activation", activation, ACTIVATIONS)
+    check_layout(image, channel_dim)
     options = (write_gate == "linear", activation == "relu", detach_mean)
+    if channel_dim != 1 or image.dim() != 4:
+        features, image = image, as_image(image, channel_dim)
+        outputs = _cast_and_run(image, words, mask, weights, options, return_attention, backend)
+        if not return_attention:
+            return like_features(outputs, features, channel_dim)
+        return like_features(outputs[0], features, channel_dim), like_positions(outputs[1], features, channel_dim)
+    return _cast_and_run(image, words, mask, weights, options, return_attention, backend)
+
+
+def _cast_and_run(
+    image: Tensor,
+    words: Tensor,
+    mask: Tensor | None,
+    weights: tuple[Tensor, ...],
+    options: tuple[bool, bool, bool],
+    return_attention: bool,
+    backend: str | None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The call under autocast's rule, where that is on."""
     device = image.device.type if isinstance(image, Tensor) else "cpu"
     if _has_autocast(device) and torch.is_autocast_enabled(device):
         image, words, *weights = _cast((image, words, *weights), torch.get_autocast_dtype(device))
@@ -91,16 +118,18 @@ def _run(
     name = pick_backend(backend, image.device)
     if name in ("cuda", "triton") and (limit := gpu_limit(image, words)):
         name = pick_instead(name, backend, limit)
-    if name != "eager":
-        operators = ops.TRITON if name == "triton" else ops.COMPILED
-        out, attention = ops.kv_memory(operators, image, words, mask, weights, options, return_attention)
+    transformed = transform() if name != "eager" else None
+    if name == "eager" or transformed == "eager":
+        out, attention = kv_memory_eager(image, words, mask, *weights, *options)
     else:
-        out, attention = kv_memory_reference(image, words, mask, *weights, *options)
+        operators = ops.TRITON if name == "triton" else ops.COMPILED
+        run = kv_memory_transformed if transformed else ops.kv_memory
+        out, attention = run(operators, image, words, mask, weights, options, return_attention)
     return (out, attention) if return_attention else out
 
 
 # Not every torch.compile can trace the question.
-@torch.compiler.assume_constant_result
+@traced_as_constant
 def _has_autocast(device: str) -> bool:
     return torch.amp.is_autocast_available(device)
 

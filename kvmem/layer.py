@@ -4,8 +4,18 @@ import torch
 from torch import Tensor, nn
 
 from kvmem.backends import check_backend
-from kvmem.checks import ACTIVATIONS, GATE_WIDTHS, WRITE_GATES, check_choice
+from kvmem.checks import (
+    ACTIVATIONS,
+    GATE_WIDTHS,
+    WRITE_GATES,
+    check_channel_dim,
+    check_choice,
+    check_inputs,
+    check_layout,
+)
+from kvmem.children import kv_memory_by_children, put_weights_together, why_called
 from kvmem.functional import kv_memory
+from kvmem.layouts import as_image, like_features, like_positions
 
 
 class KVMemoryLayer(nn.Module):
@@ -19,13 +29,17 @@ class KVMemoryLayer(nn.Module):
 
     Arguments: image_channels C; word_channels D; memory_channels M, 2C where None; write_gate "sigmoid" or "linear" (no
     σ on g); write_gate_width and response_gate_width, "scalar" (one gate a slot, a position) or "vector" (one a
-    channel); activation φ, "relu" or "identity"; detach_mean: no gradient through r; backend: a name of
-    `kvmem.backends()`, None picks.
+    channel); activation φ, "relu" or "identity"; detach_mean: no gradient through r; channel_dim 1, or -1 for images
+    with channels last, such as tokens (B, N, C); backend: a name of `kvmem.backends()`, None picks.
+
+    A linear map may be reparametrised, replaced by another module or hooked: where its weight can't be read instead,
+    all of them are called as modules, in the eager form.
 
     Parameters: gate_word (A), gate_image (B), write_word, write_image, key, value, response_gate, each an `nn.Linear`.
 
     Raises ValueError for a channel count below 1, an unknown option value or backend name, and RuntimeError for a
-    backend that can't run in this process. Source: the KVM-GAN draft, section 3.2, as DM-GAN (CVPR 2019) settled it.
+    backend that can't run in this process, or, when the layer is called, that can't call modules. Source: the KVM-GAN
+    draft, section 3.2, as DM-GAN (CVPR 2019) settled it.
     """
 
     def __init__(
@@ -39,6 +53,7 @@ class KVMemoryLayer(nn.Module):
         response_gate_width: str = "scalar",
         activation: str = "relu",
         detach_mean: bool = False,
+        channel_dim: int = 1,
         backend: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -52,12 +67,14 @@ class KVMemoryLayer(nn.Module):
         check_choice("write_gate_width", write_gate_width, GATE_WIDTHS)
         check_choice("response_gate_width", response_gate_width, GATE_WIDTHS)
         check_choice("activation", activation, ACTIVATIONS)
+        check_channel_dim(channel_dim)
         if backend is not None:
             check_backend(backend)
         self.image_channels, self.word_channels, self.memory_channels = image_channels, word_channels, memory_channels
         self.write_gate, self.write_gate_width = write_gate, write_gate_width
         self.response_gate_width = response_gate_width
         self.activation, self.detach_mean, self.backend = activation, detach_mean, backend
+        self.channel_dim = channel_dim
 
         write_gates = memory_channels if write_gate_width == "vector" else 1
         response_gates = image_channels if response_gate_width == "vector" else 1
@@ -75,9 +92,16 @@ class KVMemoryLayer(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """image (B, C, H, W), words (B, T, D), mask (B, T) bool, True where the slot holds a word (None: all do).
 
-        Returns the refined features, with image's shape, dtype and memory format; with return_attention also the
-        attention (B, T, H, W). Raises as `kvmem.kv_memory` does.
+        Any other number of spatial dimensions does as well; with channel_dim -1 the channels come last. Returns the
+        refined features, with image's shape, dtype and memory format; with return_attention also the attention
+        (B, T, H, W). Raises as `kvmem.kv_memory` does.
         """
+        children = self._modules
+        self._check(image, words)
+        reason = why_called(children)
+        if reason is not None:
+            return self._by_children(reason, image, words, mask, return_attention)
+        put_weights_together(children)
         return kv_memory(
             image,
             words,
@@ -98,8 +122,35 @@ class KVMemoryLayer(nn.Module):
             activation=self.activation,
             detach_mean=self.detach_mean,
             return_attention=return_attention,
+            channel_dim=self.channel_dim,
             backend=self.backend,
         )
+
+    def _check(self, image: Tensor, words: Tensor) -> None:
+        """Raises ValueError where image or words have other channels than the layer was made for."""
+        for name, tensor, made_for, dim in (
+            ("image", image, self.image_channels, self.channel_dim),
+            ("words", words, self.word_channels, 2),
+        ):
+            # Ranks and types are `kv_memory`'s to check.
+            if isinstance(tensor, Tensor) and tensor.dim() >= 3 and tensor.shape[dim] != made_for:
+                raise ValueError(f"{name}: got {tensor.shape[dim]} channels, the layer was made for {made_for}")
+
+    def _by_children(
+        self, reason: str, image: Tensor, words: Tensor, mask: Tensor | None, return_attention: bool
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The eager form with every linear map called as a module."""
+        if self.backend not in (None, "eager"):
+            raise RuntimeError(
+                f"backend {self.backend!r} can't run this layer: {reason}; backend=None calls its modules"
+            )
+        check_layout(image, self.channel_dim)
+        features, image = image, as_image(image, self.channel_dim)
+        check_inputs(image, words, mask)
+        options = (self.write_gate == "linear", self.activation == "relu", self.detach_mean)
+        out, attention = kv_memory_by_children(image, words, mask, self._modules, options)
+        out = like_features(out, features, self.channel_dim)
+        return (out, like_positions(attention, features, self.channel_dim)) if return_attention else out
 
     def extra_repr(self) -> str:
         return (

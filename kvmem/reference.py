@@ -1,8 +1,70 @@
 """The equations of the key-value memory layer in plain PyTorch: the specification that every backend is held to."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
+
+Map = Callable[[Tensor], Tensor]
+
+
+def equations(
+    image: Tensor,
+    words: Tensor,
+    mask: Tensor | None,
+    gate_word: Map,
+    gate_image: Map,
+    write_word: Map,
+    write_image: Map,
+    key: Map,
+    value: Map,
+    response_gate: Callable[[Tensor, Tensor], Tensor],
+    linear_write_gate: bool = False,
+    relu: bool = True,
+    detach_mean: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Returns the response (B, C, H, W) and the attention (B, T, H, W).
+
+    image (B, C, H, W), words (B, T, D), mask (B, T) bool, True where the slot holds a word. The maps are affine in the
+    last dimension: gate_word D -> G, gate_image C -> G, write_word D -> M, write_image C -> M, key and value M -> C;
+    response_gate takes h and o, (B, C, N) each, and returns (B, R, N). Nothing is checked here. Source: the draft's
+    section 3.2, as DM-GAN (CVPR 2019) settled it.
+    """
+
+    def phi(x: Tensor) -> Tensor:
+        return x.relu() if relu else x
+
+    h = image.flatten(2)  # (B, C, N)
+    # What stands in a slot that holds no word must not matter, not even if it is NaN.
+    w = words if mask is None else words.masked_fill(~mask.unsqueeze(2), 0)
+
+    # 1. Memory writing
+    r = h.mean(2).unsqueeze(1)  # (B, 1, C)
+    r = r.detach() if detach_mean else r
+    g = gate_word(w) + gate_image(r)  # (B, T, 1 or M)
+    g = g if linear_write_gate else g.sigmoid()
+    m = g * phi(write_word(w)) + (1 - g) * phi(write_image(r))  # (B, T, M)
+
+    # 2. Key addressing
+    k = phi(key(m))  # (B, T, C)
+    alpha = k @ h  # (B, T, N)
+    if mask is None:
+        alpha = alpha.softmax(1)
+    else:
+        slots = mask.unsqueeze(2)
+        # The smallest finite number instead of -inf, so that an image without any word gives 0 and not NaN.
+        alpha = alpha.masked_fill(~slots, torch.finfo(alpha.dtype).min).softmax(1) * slots
+
+    # 3. Value reading
+    v = phi(value(m))  # (B, T, C)
+    o = v.transpose(1, 2) @ alpha  # (B, C, N)
+
+    # 4. Gated response
+    gamma = response_gate(h, o).sigmoid()  # (B, 1 or C, N)
+    out = torch.lerp(h, o, gamma)  # (1 - gamma) h + gamma o
+    return out.unflatten(2, image.shape[2:]), alpha.unflatten(2, image.shape[2:])
 
 
 def kv_memory_reference(
@@ -25,43 +87,36 @@ def kv_memory_reference(
     relu: bool = True,
     detach_mean: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Returns the response (B, C, H, W) and the attention (B, T, H, W).
+    """The equations with the weights of `kvmem.kv_memory`, in the type of its tensors. Nothing is checked here."""
 
-    image (B, C, H, W), words (B, T, D), mask (B, T) bool, True where the slot holds a word; the weights are those of
-    `kvmem.kv_memory`. Nothing is checked here. Source: the draft's section 3.2, as DM-GAN (CVPR 2019) settled it.
+    def response_gate(h: Tensor, o: Tensor) -> Tensor:
+        gate_h, gate_o = response_gate_weight.chunk(2, 1)  # W_g [h, o] without writing out [h, o]
+        return gate_h @ h + gate_o @ o + response_gate_bias.unsqueeze(1)
+
+    return equations(
+        image,
+        words,
+        mask,
+        partial(linear, weight=gate_word),
+        partial(linear, weight=gate_image),
+        partial(linear, weight=write_word_weight, bias=write_word_bias),
+        partial(linear, weight=write_image_weight, bias=write_image_bias),
+        partial(linear, weight=key_weight, bias=key_bias),
+        partial(linear, weight=value_weight, bias=value_bias),
+        response_gate,
+        linear_write_gate,
+        relu,
+        detach_mean,
+    )
+
+
+def kv_memory_eager(image: Tensor, words: Tensor, mask: Tensor | None, *weights_and_options: Tensor | bool) -> tuple:
+    """The backend "eager": the reference with float32 arithmetic where the tensors have 16 bits.
+
+    In float16 itself a logit beyond 65,504 is infinite, and attention NaN.
     """
-
-    def phi(x: Tensor) -> Tensor:
-        return x.relu() if relu else x
-
-    h = image.flatten(2)  # (B, C, N)
-    # What stands in a slot that holds no word must not matter, not even if it is NaN.
-    w = words if mask is None else words.masked_fill(~mask.unsqueeze(2), 0)
-
-    # 1. Memory writing
-    r = h.mean(2).unsqueeze(1)  # (B, 1, C)
-    r = r.detach() if detach_mean else r
-    g = linear(w, gate_word) + linear(r, gate_image)  # (B, T, 1 or M)
-    g = g if linear_write_gate else g.sigmoid()
-    m = g * phi(linear(w, write_word_weight, write_word_bias))
-    m = m + (1 - g) * phi(linear(r, write_image_weight, write_image_bias))  # (B, T, M)
-
-    # 2. Key addressing
-    k = phi(linear(m, key_weight, key_bias))  # (B, T, C)
-    alpha = k @ h  # (B, T, N)
-    if mask is None:
-        alpha = alpha.softmax(1)
-    else:
-        slots = mask.unsqueeze(2)
-        # The smallest finite number instead of -inf, so that an image without any word gives 0 and not NaN.
-        alpha = alpha.masked_fill(~slots, torch.finfo(alpha.dtype).min).softmax(1) * slots
-
-    # 3. Value reading
-    v = phi(linear(m, value_weight, value_bias))  # (B, T, C)
-    o = v.transpose(1, 2) @ alpha  # (B, C, N)
-
-    # 4. Gated response
-    gate_h, gate_o = response_gate_weight.chunk(2, 1)  # W_g [h, o] without writing out [h, o]
-    gamma = (gate_h @ h + gate_o @ o + response_gate_bias.unsqueeze(1)).sigmoid()  # (B, 1 or C, N)
-    out = torch.lerp(h, o, gamma)  # (1 - gamma) h + gamma o
-    return out.unflatten(2, image.shape[2:]), alpha.unflatten(2, image.shape[2:])
+    if image.dtype not in (torch.float16, torch.bfloat16):
+        return kv_memory_reference(image, words, mask, *weights_and_options)
+    wide = [one.float() if isinstance(one, Tensor) else one for one in (image, words, *weights_and_options)]
+    outputs = kv_memory_reference(*wide[:2], mask, *wide[2:])
+    return tuple(output.to(image.dtype) for output in outputs)

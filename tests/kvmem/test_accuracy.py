@@ -67,3 +67,25 @@ def test_eager_errs_by_rounding_alone(make_problem, dtype):
     tolerance = 32 * torch.finfo(dtype).eps
     torch.testing.assert_close(out.double(), exact_out, rtol=0, atol=tolerance * exact_out.abs().max().item())
     torch.testing.assert_close(attention.double(), exact_attention, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_logits_beyond_float16(make_problem, backend, dtype):
+    """One slot's logit is 90,000, the others' are 0: attention is 1 there in every type, and gradients are finite."""
+    problem = make_problem(1, 4, (2, 3), 3, 5, dtype=dtype)
+    for name, weight in problem.weights.items():
+        weight.zero_()
+        if name in ("key_bias", "gate_word"):
+            weight.fill_(300 if name == "key_bias" else 20)
+    image = torch.full_like(problem.image, 75)
+    # The first slot's key alone stays: the others' words close the write gate, and what the image writes is 0.
+    words = torch.full_like(problem.words, -1)
+    words[:, 0] = 1
+    problem.weights["write_word_bias"].fill_(1)
+    problem.weights["key_weight"].fill_(300 / 8)
+    problem.weights["key_bias"].zero_()
+    problem = problem.with_inputs([image, words, *problem.weights.values()]).leaves()
+    out, attention = problem.run(backend, return_attention=True)
+    assert attention[0, :, 0, 0].tolist() == [1, 0, 0]
+    out.sum().backward()
+    assert all(tensor.grad.isfinite().all() for tensor in problem.inputs.values())

@@ -91,9 +91,9 @@ def measure(problem, backend, attention, seed, eager_errors, fused_errors, neigh
                 assert found.shape == exact[name].shape
                 errors.setdefault(name, Errors()).add(found, exact[name])
 
-    add(problem, [("eager", eager_errors), (backend, fused_errors)])
+    add(problem, [("plain", eager_errors), (backend, fused_errors)])
     for neighbour in range(neighbours):
-        add(nearby(problem, neighbour), [("eager", eager_errors)])
+        add(nearby(problem, neighbour), [("plain", eager_errors)])
 
 
 def assert_accurate(make_problem, *shape, dtype, variants, backend, draws=DRAWS, neighbours=0):

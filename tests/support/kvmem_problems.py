@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import kvmem
 from kvmem.checks import WEIGHT_NAMES
+from kvmem.reference import kv_memory_reference
 
 # Of the operators `kv_memory` and `kv_memory_backward` that a fused backend is registered as, with one schema.
 NAMESPACES = {"cpu": "kvmem", "cuda": "kvmem", "triton": "kvmem_triton"}
@@ -46,6 +47,10 @@ class Problem:
         return self.with_inputs([tensor.detach().requires_grad_() for tensor in self.inputs.values()])
 
     def run(self, backend: str | None = None, return_attention: bool = False):
+        """The call's outputs; "plain" is the reference in the tensors' own type, the yardstick of accuracy."""
+        if backend == "plain":
+            outputs = kv_memory_reference(*self.operator_arguments()[:-1])
+            return outputs if return_attention else outputs[0]
         return kvmem.kv_memory(
             self.image,
             self.words,

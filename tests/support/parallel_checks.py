@@ -1,6 +1,7 @@
 """What several processes are to compute as one does: run by torchrun, or alone, it saves what came out.
 
-``torchrun --nproc-per-node 2 parallel_checks.py FOLDER``; each process writes ``FOLDER/<rank>.pt``.
+``torchrun --nproc-per-node 2 parallel_checks.py FOLDER [DEVICE [CHECK...]]``: the checks on a device, cpu or cuda, by
+default all on the CPU; each process writes ``FOLDER/<rank>.pt``.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ from kvmgan.parallel.shares import own_share, together
 from kvmgan.pretraining.damsm_pretraining import DamsmState, damsm_step
 from kvmgan.pretraining.encoders import EncoderShape, build_image_encoder, build_text_encoder
 
+# This process's, once it is known.
+device = torch.device("cpu")
+
 
 def shared(batch: Batch, parts: int = 1) -> Batch:
-    """This process's rows of a batch."""
+    """This process's rows of a batch, on its device."""
     rows = processes.own_rows(len(batch.tokens), parts)
-    return replace(batch, **{name: getattr(batch, name)[rows] for name in vars(batch)})
+    return replace(batch, **{name: getattr(batch, name)[rows] for name in vars(batch)}).to(device)
 
 
 def tensors_of(**modules: nn.Module) -> dict[str, Tensor]:
@@ -38,14 +42,14 @@ def tensors_of(**modules: nn.Module) -> dict[str, Tensor]:
     found = {f"{kind}.{name}": value for kind, one in modules.items() for name, value in one.state_dict().items()}
     for kind, one in modules.items():
         found |= {f"{kind}.{n} gradient": p.grad for n, p in one.named_parameters() if p.grad is not None}
-    return {name: value.detach().clone() for name, value in found.items()}
+    return {name: value.detach().cpu().clone() for name, value in found.items()}
 
 
 def steps(refinement: str = "memory", count: int = 1, **training: Any) -> dict[str, Any]:
     """Adversarial steps of a batch of 8, the networks in float64; the losses of each, all tensors after the last."""
     options = tiny_options("eager", batch_size=8, **training)
     options = replace(options, model=replace(options.model, refinement=refinement))
-    step, state = tiny_step(options)
+    step, state = tiny_step(options, device)
     for module in (step.encoders.text, step.encoders.image, state.generator, state.discriminators, state.average.model):
         module.double()
     losses = []
@@ -74,7 +78,7 @@ def compiled() -> dict[str, Any]:
 def not_finite() -> dict[str, Any]:
     """A step in which one picture of the first process alone is NaN; then a good one."""
     options = tiny_options("eager", batch_size=8)
-    step, state = tiny_step(options)
+    step, state = tiny_step(options, device)
     before = tensors_of(generator=state.generator, discriminators=state.discriminators)
     good, bad = step.encoders, copy.copy(step.encoders)
     nan = float("nan") if processes.leads() else 1.0
@@ -185,11 +189,12 @@ CHECKS: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
-def main(folder: str) -> None:
-    """Run all checks and save what they return."""
+def main(folder: str, kind: str = "cpu", *names: str) -> None:
+    """Run the checks that are named, or all, and save what they return."""
+    global device
     torch.set_num_threads(1)
-    with joined(torch.device("cpu")):
-        found = {name: check() for name, check in CHECKS.items()}
+    with joined(torch.device(kind)) as device:
+        found = {name: CHECKS[name]() for name in names or CHECKS}
         torch.save(found, Path(folder, f"{processes.rank()}.pt"))
 
 

@@ -20,13 +20,15 @@ def why_called(children: dict[str, nn.Module]) -> str | None:
     """Why the maps must be called as modules instead of their weights being read; None where reading does the same."""
     for name in NAMES:
         child = children[name]
-        if not isinstance(child, nn.Linear) or type(child).forward is not nn.Linear.forward:
-            return f"{name} is {type(child).__module__}.{type(child).__name__} instead of torch.nn.Linear"
+        kind = type(child)
+        if kind is not nn.Linear and (not isinstance(child, nn.Linear) or kind.forward is not nn.Linear.forward):
+            return f"{name} is {kind.__module__}.{kind.__name__} instead of torch.nn.Linear"
         if "forward" in child.__dict__:
             return f"{name} has a forward of its own"
         if child._forward_hooks or child._backward_hooks or child._backward_pre_hooks:
             return f"{name} has hooks"
-        if not all(isinstance(hook, _OF_WEIGHTS) for hook in child._forward_pre_hooks.values()):
+        hooks = child._forward_pre_hooks
+        if hooks and not all(isinstance(hook, _OF_WEIGHTS) for hook in hooks.values()):
             return f"{name} has a hook that runs before it"
     return None
 
@@ -35,8 +37,9 @@ def put_weights_together(children: dict[str, nn.Module]) -> None:
     """What spectral_norm, weight_norm and prune of torch.nn.utils do whenever a module is called."""
     for name in NAMES:
         child = children[name]
-        for hook in child._forward_pre_hooks.values():
-            hook(child, ())
+        if child._forward_pre_hooks:
+            for hook in child._forward_pre_hooks.values():
+                hook(child, ())
 
 
 def kv_memory_by_children(

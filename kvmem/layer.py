@@ -97,7 +97,8 @@ class KVMemoryLayer(nn.Module):
         (B, T, H, W). Raises as `kvmem.kv_memory` does.
         """
         children = self._modules
-        self._check(image, words)
+        self._check_channels("image", image, self.channel_dim, self.image_channels)
+        self._check_channels("words", words, 2, self.word_channels)
         reason = why_called(children)
         if reason is not None:
             return self._by_children(reason, image, words, mask, return_attention)
@@ -126,15 +127,10 @@ class KVMemoryLayer(nn.Module):
             backend=self.backend,
         )
 
-    def _check(self, image: Tensor, words: Tensor) -> None:
-        """Raises ValueError where image or words have other channels than the layer was made for."""
-        for name, tensor, made_for, dim in (
-            ("image", image, self.image_channels, self.channel_dim),
-            ("words", words, self.word_channels, 2),
-        ):
-            # Ranks and types are `kv_memory`'s to check.
-            if isinstance(tensor, Tensor) and tensor.dim() >= 3 and tensor.shape[dim] != made_for:
-                raise ValueError(f"{name}: got {tensor.shape[dim]} channels, the layer was made for {made_for}")
+    def _check_channels(self, name: str, tensor: Tensor, dim: int, made_for: int) -> None:
+        """Raises ValueError naming the input and not a weight; ranks and types are `kv_memory`'s to check."""
+        if isinstance(tensor, Tensor) and tensor.dim() >= 3 and tensor.shape[dim] != made_for:
+            raise ValueError(f"{name}: got {tensor.shape[dim]} channels, the layer was made for {made_for}")
 
     def _by_children(
         self, reason: str, image: Tensor, words: Tensor, mask: Tensor | None, return_attention: bool

@@ -4,6 +4,7 @@ import ctypes
 import functools
 import os
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 
@@ -11,7 +12,8 @@ from kvmem import ops
 from kvmem.tracing import traced_as_constant
 from kvmem.triton.status import interpreted, triton_missing, triton_refusal
 
-NAMES = ("eager", "cpu", "cuda", "triton")
+Backend = Literal["eager", "cpu", "cuda", "triton"]
+NAMES: tuple[Backend, ...] = get_args(Backend)
 CUDA_CAPABILITY = (8, 0)
 
 
@@ -117,7 +119,8 @@ def _triton_status() -> BackendStatus:
 
 def _gpu_status(backend: str, kernels: str) -> BackendStatus:
     """On which of the GPUs a backend's kernels run, and why not on the others."""
-    usable, unusable = [], []
+    usable: list[str] = []
+    unusable: list[str] = []
     for index in range(torch.cuda.device_count()):
         refusal = REFUSALS[backend](index)
         name = f"cuda:{index} ({torch.cuda.get_device_name(index)})"

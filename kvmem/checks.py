@@ -1,12 +1,18 @@
 """What `kv_memory` refuses, and the words it refuses it in."""
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
 
+WriteGate = Literal["sigmoid", "linear"]
+Activation = Literal["relu", "identity"]
+GateWidth = Literal["scalar", "vector"]
+ChannelDim = Literal[1, -1]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-WRITE_GATES = ("sigmoid", "linear")
-ACTIVATIONS = ("relu", "identity")
-GATE_WIDTHS = ("scalar", "vector")
+WRITE_GATES: tuple[WriteGate, ...] = get_args(WriteGate)
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+GATE_WIDTHS: tuple[GateWidth, ...] = get_args(GateWidth)
 GPU_CHANNELS, GPU_SLOTS = 512, 128
 WEIGHT_NAMES = (
     "gate_word",

@@ -1,15 +1,83 @@
 """The key-value memory layer as a function of tensors."""
 
+from typing import Literal, TypedDict, overload
+
 import torch
 from torch import Tensor
+from typing_extensions import Required, Unpack
 
 from kvmem import ops
-from kvmem.backends import pick_backend, pick_instead
-from kvmem.checks import ACTIVATIONS, WRITE_GATES, check_choice, check_layout, check_tensors, gpu_limit
+from kvmem.backends import Backend, pick_backend, pick_instead
+from kvmem.checks import (
+    ACTIVATIONS,
+    WRITE_GATES,
+    Activation,
+    ChannelDim,
+    WriteGate,
+    check_choice,
+    check_layout,
+    check_tensors,
+    gpu_limit,
+)
 from kvmem.layouts import as_image, like_features, like_positions
 from kvmem.reference import kv_memory_eager
 from kvmem.tracing import traced_as_constant
 from kvmem.transforms import kv_memory_transformed, transform
+
+
+class Arguments(TypedDict, total=False):
+    """The keywords of `kv_memory` but return_attention."""
+
+    gate_word: Required[Tensor]
+    gate_image: Required[Tensor]
+    write_word_weight: Required[Tensor]
+    write_word_bias: Required[Tensor]
+    write_image_weight: Required[Tensor]
+    write_image_bias: Required[Tensor]
+    key_weight: Required[Tensor]
+    key_bias: Required[Tensor]
+    value_weight: Required[Tensor]
+    value_bias: Required[Tensor]
+    response_gate_weight: Required[Tensor]
+    response_gate_bias: Required[Tensor]
+    write_gate: WriteGate
+    activation: Activation
+    detach_mean: bool
+    channel_dim: ChannelDim
+    backend: Backend | None
+
+
+@overload
+def kv_memory(
+    image: Tensor,
+    words: Tensor,
+    mask: Tensor | None = None,
+    *,
+    return_attention: Literal[False] = False,
+    **arguments: Unpack[Arguments],
+) -> Tensor: ...
+
+
+@overload
+def kv_memory(
+    image: Tensor,
+    words: Tensor,
+    mask: Tensor | None = None,
+    *,
+    return_attention: Literal[True],
+    **arguments: Unpack[Arguments],
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def kv_memory(
+    image: Tensor,
+    words: Tensor,
+    mask: Tensor | None = None,
+    *,
+    return_attention: bool,
+    **arguments: Unpack[Arguments],
+) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
 def kv_memory(
@@ -29,12 +97,12 @@ def kv_memory(
     value_bias: Tensor,
     response_gate_weight: Tensor,
     response_gate_bias: Tensor,
-    write_gate: str = "sigmoid",
-    activation: str = "relu",
+    write_gate: WriteGate = "sigmoid",
+    activation: Activation = "relu",
     detach_mean: bool = False,
     return_attention: bool = False,
-    channel_dim: int = 1,
-    backend: str | None = None,
+    channel_dim: ChannelDim = 1,
+    backend: Backend | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Refines image features by a memory written from word features; `kvmem.KVMemoryLayer` is this with parameters.
 
@@ -78,13 +146,12 @@ def kv_memory(
     check_choice("activation", activation, ACTIVATIONS)
     check_layout(image, channel_dim)
     options = (write_gate == "linear", activation == "relu", detach_mean)
-    if channel_dim != 1 or image.dim() != 4:
-        features, image = image, as_image(image, channel_dim)
-        outputs = _cast_and_run(image, words, mask, weights, options, return_attention, backend)
-        if not return_attention:
-            return like_features(outputs, features, channel_dim)
-        return like_features(outputs[0], features, channel_dim), like_positions(outputs[1], features, channel_dim)
-    return _cast_and_run(image, words, mask, weights, options, return_attention, backend)
+    features, image = image, as_image(image, channel_dim)
+    out, attention = _cast_and_run(image, words, mask, weights, options, return_attention, backend)
+    if image is not features:
+        out = like_features(out, features, channel_dim)
+        attention = like_positions(attention, features, channel_dim) if return_attention else attention
+    return (out, attention) if return_attention else out
 
 
 def _cast_and_run(
@@ -95,13 +162,13 @@ def _cast_and_run(
     options: tuple[bool, bool, bool],
     return_attention: bool,
     backend: str | None,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """The call under autocast's rule, where that is on."""
-    device = image.device.type if isinstance(image, Tensor) else "cpu"
+    device = image.device.type
     if _has_autocast(device) and torch.is_autocast_enabled(device):
-        image, words, *weights = _cast((image, words, *weights), torch.get_autocast_dtype(device))
+        image, words, *rest = _cast((image, words, *weights), torch.get_autocast_dtype(device))
         with torch.autocast(device, enabled=False):
-            return _run(image, words, mask, tuple(weights), options, return_attention, backend)
+            return _run(image, words, mask, tuple(rest), options, return_attention, backend)
     return _run(image, words, mask, weights, options, return_attention, backend)
 
 
@@ -113,19 +180,18 @@ def _run(
     options: tuple[bool, bool, bool],
     return_attention: bool,
     backend: str | None,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
+    """Response and attention; the latter is empty, or isn't, where it wasn't asked for."""
     check_tensors(image, words, mask, weights)
     name = pick_backend(backend, image.device)
     if name in ("cuda", "triton") and (limit := gpu_limit(image, words)):
         name = pick_instead(name, backend, limit)
     transformed = transform() if name != "eager" else None
     if name == "eager" or transformed == "eager":
-        out, attention = kv_memory_eager(image, words, mask, *weights, *options)
-    else:
-        operators = ops.TRITON if name == "triton" else ops.COMPILED
-        run = kv_memory_transformed if transformed else ops.kv_memory
-        out, attention = run(operators, image, words, mask, weights, options, return_attention)
-    return (out, attention) if return_attention else out
+        return kv_memory_eager(image, words, mask, weights, options)
+    operators = ops.TRITON if name == "triton" else ops.COMPILED
+    run = kv_memory_transformed if transformed else ops.kv_memory
+    return run(operators, image, words, mask, weights, options, return_attention)
 
 
 # Not every torch.compile can trace the question.

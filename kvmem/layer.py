@@ -1,13 +1,20 @@
 """The key-value memory layer as a module."""
 
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, overload
+
 import torch
 from torch import Tensor, nn
 
-from kvmem.backends import check_backend
+from kvmem.backends import Backend, check_backend
 from kvmem.checks import (
     ACTIVATIONS,
     GATE_WIDTHS,
     WRITE_GATES,
+    Activation,
+    ChannelDim,
+    GateWidth,
+    WriteGate,
     check_channel_dim,
     check_choice,
     check_inputs,
@@ -48,13 +55,13 @@ class KVMemoryLayer(nn.Module):
         word_channels: int,
         memory_channels: int | None = None,
         *,
-        write_gate: str = "sigmoid",
-        write_gate_width: str = "scalar",
-        response_gate_width: str = "scalar",
-        activation: str = "relu",
+        write_gate: WriteGate = "sigmoid",
+        write_gate_width: GateWidth = "scalar",
+        response_gate_width: GateWidth = "scalar",
+        activation: Activation = "relu",
         detach_mean: bool = False,
-        channel_dim: int = 1,
-        backend: str | None = None,
+        channel_dim: ChannelDim = 1,
+        backend: Backend | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -78,14 +85,33 @@ class KVMemoryLayer(nn.Module):
 
         write_gates = memory_channels if write_gate_width == "vector" else 1
         response_gates = image_channels if response_gate_width == "vector" else 1
-        where = {"device": device, "dtype": dtype}
-        self.gate_word = nn.Linear(word_channels, write_gates, bias=False, **where)
-        self.gate_image = nn.Linear(image_channels, write_gates, bias=False, **where)
-        self.write_word = nn.Linear(word_channels, memory_channels, **where)
-        self.write_image = nn.Linear(image_channels, memory_channels, **where)
-        self.key = nn.Linear(memory_channels, image_channels, **where)
-        self.value = nn.Linear(memory_channels, image_channels, **where)
-        self.response_gate = nn.Linear(2 * image_channels, response_gates, **where)
+        linear = partial(nn.Linear, device=device, dtype=dtype)
+        self.gate_word = linear(word_channels, write_gates, bias=False)
+        self.gate_image = linear(image_channels, write_gates, bias=False)
+        self.write_word = linear(word_channels, memory_channels)
+        self.write_image = linear(image_channels, memory_channels)
+        self.key = linear(memory_channels, image_channels)
+        self.value = linear(memory_channels, image_channels)
+        self.response_gate = linear(2 * image_channels, response_gates)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(
+            self, image: Tensor, words: Tensor, mask: Tensor | None = None, return_attention: Literal[False] = False
+        ) -> Tensor: ...
+
+        @overload
+        def __call__(
+            self, image: Tensor, words: Tensor, mask: Tensor | None = None, *, return_attention: Literal[True]
+        ) -> tuple[Tensor, Tensor]: ...
+
+        @overload
+        def __call__(
+            self, image: Tensor, words: Tensor, mask: Tensor | None = None, *, return_attention: bool
+        ) -> Tensor | tuple[Tensor, Tensor]: ...
+
+        def __call__(self, *inputs: Any, **options: Any) -> Any: ...
 
     def forward(
         self, image: Tensor, words: Tensor, mask: Tensor | None = None, return_attention: bool = False

@@ -110,13 +110,19 @@ def kv_memory_reference(
     )
 
 
-def kv_memory_eager(image: Tensor, words: Tensor, mask: Tensor | None, *weights_and_options: Tensor | bool) -> tuple:
+def kv_memory_eager(
+    image: Tensor,
+    words: Tensor,
+    mask: Tensor | None,
+    weights: tuple[Tensor, ...],
+    options: tuple[bool, bool, bool],
+) -> tuple[Tensor, Tensor]:
     """The backend "eager": the reference with float32 arithmetic where the tensors have 16 bits.
 
     In float16 itself a logit beyond 65,504 is infinite, and attention NaN.
     """
     if image.dtype not in (torch.float16, torch.bfloat16):
-        return kv_memory_reference(image, words, mask, *weights_and_options)
-    wide = [one.float() if isinstance(one, Tensor) else one for one in (image, words, *weights_and_options)]
-    outputs = kv_memory_reference(*wide[:2], mask, *wide[2:])
-    return tuple(output.to(image.dtype) for output in outputs)
+        return kv_memory_reference(image, words, mask, *weights, *options)
+    wide = (tensor.float() for tensor in weights)
+    out, attention = kv_memory_reference(image.float(), words.float(), mask, *wide, *options)
+    return out.to(image.dtype), attention.to(image.dtype)

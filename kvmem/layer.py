@@ -20,7 +20,7 @@ from kvmem.checks import (
     check_inputs,
     check_layout,
 )
-from kvmem.children import kv_memory_by_children, put_weights_together, why_called
+from kvmem.children import NAMES, kv_memory_by_children, put_weights_together, why_called
 from kvmem.functional import kv_memory
 from kvmem.layouts import as_image, like_features, like_positions
 
@@ -93,6 +93,11 @@ class KVMemoryLayer(nn.Module):
         self.key = linear(memory_channels, image_channels)
         self.value = linear(memory_channels, image_channels)
         self.response_gate = linear(2 * image_channels, response_gates)
+
+    def reset_parameters(self) -> None:
+        """Draws all parameters anew, as they are when the layer is made: after `to_empty`, for a layer made on meta."""
+        for name in NAMES:
+            getattr(self, name).reset_parameters()
 
     if TYPE_CHECKING:
 

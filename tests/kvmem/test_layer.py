@@ -1,6 +1,7 @@
 """The module: its parameters, their names and shapes, and that it is the function with parameters."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -85,3 +86,33 @@ def test_copies_and_saves_as_any_module(tmp_path):
     other = kvmem.KVMemoryLayer(8, 12)
     other.load_state_dict(torch.load(tmp_path / "layer.pt"))
     assert torch.equal(other(image, words), expected)
+
+
+def test_made_on_meta_then_drawn(make_problem):
+    """Memory first, values later: those of a layer that is made with the same random numbers."""
+    with torch.device("meta"):
+        layer = kvmem.KVMemoryLayer(4, 5, response_gate_width="vector")
+    assert all(parameter.is_meta for parameter in layer.parameters())
+    layer.to_empty(device="cpu")
+    torch.manual_seed(3)
+    layer.reset_parameters()
+    torch.manual_seed(3)
+    expected = kvmem.KVMemoryLayer(4, 5, response_gate_width="vector").state_dict()
+    found = layer.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_another_type_and_functional_calls():
+    """`half`, `functional_call` and its old name: the layer of the parameters that it is given."""
+    layer, other = kvmem.KVMemoryLayer(4, 5), kvmem.KVMemoryLayer(4, 5)
+    image, words = torch.randn(2, 4, 3, 3), torch.randn(2, 6, 5)
+    expected = other(image, words)
+    for call in (torch.func.functional_call, torch.nn.utils.stateless.functional_call):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert torch.equal(call(layer, dict(other.named_parameters()), (image, words)), expected)
+    half = other.half()
+    out = half(image.half(), words.half())
+    assert out.dtype == torch.float16
+    torch.testing.assert_close(out.float(), expected, rtol=0, atol=0.02)

@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in under ten minutes: build, tests, compute-sanitizer, benchmarks.
 #
-#   tools/gpu_check.sh OUTDIR [step...]      steps: build tests accuracy triton memcheck racecheck benchmarks compiled training
+#   tools/gpu_check.sh OUTDIR [step...]      steps: build tests accuracy triton memcheck racecheck benchmarks compiled training parallel
 #
 # OUTDIR gets summary.json, logs, and the benchmarks' records, eight files in all. A step that fails or runs out of time
 # doesn't stop the next; steps that found no time can be named in another call, with another OUTDIR. Needs no network:
 # what pip would fetch is not fetched, and the tests of kvmem do without it. tests and accuracy are those of the CUDA
-# kernels, triton both of the Triton kernels; training is the benchmark of kvmgan's whole step.
+# kernels, triton both of the Triton kernels; training is the benchmark of kvmgan's whole step,
+# parallel its training by two processes on one GPU, and on two where there are.
 # KVMEM_CHECK_SECONDS (570) is the time for all, KVMEM_CHECK_PYTHON (python3) the Python that has torch.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=$(mkdir -p "${1:?OUTDIR}" && cd "$1" && pwd)
 shift
-steps=${*:-build tests accuracy triton memcheck racecheck benchmarks compiled training}
+steps=${*:-build tests accuracy triton memcheck racecheck benchmarks compiled training parallel}
 limit=${KVMEM_CHECK_SECONDS:-570}
 python=${KVMEM_CHECK_PYTHON:-python3}
 # cmake and ninja lie beside Python where pip has put them.
@@ -29,7 +30,8 @@ build() {
   "$python" -c 'import kvmem; print(kvmem.backends()); assert kvmem.backends()["cuda"].available'
 }
 tests() {
-  "$python" -m pytest -q -rfEs --durations=10 tests/gpu tests/cuda -k "not triton" --deselect tests/gpu/test_accuracy.py
+  "$python" -m pytest -q -rfEs --durations=10 tests/gpu tests/cuda -k "not triton" \
+    --deselect tests/gpu/test_accuracy.py --deselect tests/gpu/test_parallel.py
 }
 # shellcheck disable=SC2086
 accuracy() { "$python" -m pytest -q -rfE $few_workers tests/gpu/test_accuracy.py -k "not triton"; }
@@ -51,16 +53,17 @@ measure() { "$python" benchmarks/run.py --device cuda --seconds "$((budget - 25)
 benchmarks() { measure --torch-compile none --json "$out/benchmarks.json"; }
 compiled() { measure --torch-compile only --json "$out/compiled.json"; }
 training() { "$python" benchmarks/training_step.py --device cuda --batch-size 32 --json "$out/training.json"; }
+parallel() { "$python" -m pytest -q -rfEs tests/gpu/test_parallel.py; }
 
 seconds_of() {
   case $1 in build | triton) echo 180 ;; tests | accuracy) echo 150 ;; memcheck | racecheck) echo 90 ;; *) echo 200 ;; esac
 }
 
 log_of() {
-  case $1 in tests | accuracy | triton) echo tests ;; *check) echo sanitizer ;; benchmarks | compiled | training) echo benchmarks ;; *) echo "$1" ;; esac
+  case $1 in tests | accuracy | triton | parallel) echo tests ;; *check) echo sanitizer ;; benchmarks | compiled | training) echo benchmarks ;; *) echo "$1" ;; esac
 }
 
-export -f build tests accuracy triton sanitize memcheck racecheck measure benchmarks compiled training
+export -f build tests accuracy triton sanitize memcheck racecheck measure benchmarks compiled training parallel
 export python out few_workers workers budget
 results="" failed=0
 rm -f "$out"/{build,tests,sanitizer,benchmarks}.log

@@ -206,7 +206,9 @@ class TrainingOptions:
     checkpoint_interval: Count = 5000
     """Steps between checkpoints [steps]."""
     keep_checkpoints: Count = 3
-    """Newest checkpoints that are kept [checkpoints]."""
+    """Newest checkpoints that are kept [checkpoints], besides the best one."""
+    keep_interval: CountOrZero = 0
+    """Steps between checkpoints that are kept for good [steps]; 0 keeps none."""
     seed: Seed = 0
     """Seed of weights, noise and data order, in pretraining and training."""
     device: str = "auto"

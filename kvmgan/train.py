@@ -51,6 +51,7 @@ CHANGEABLE = (
     "training.evaluate_interval",
     "training.checkpoint_interval",
     "training.keep_checkpoints",
+    "training.keep_interval",
     "training.device",
     "training.threads",
 )

@@ -45,7 +45,11 @@ def write_checkpoint(folder: Path, step: int, write: Callable[[Path], Mapping[st
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoint folders below ``folder`` by ascending step."""
     found = [path for path in folder.glob("step-*") if _NAME.search(path.name)]
-    return sorted(found, key=lambda path: int(_NAME.search(path.name)[1]))
+    return sorted(found, key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(_NAME.search(checkpoint.name)[1])
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -103,9 +107,11 @@ def read_header(folder: Path) -> dict[str, Any]:
     return header
 
 
-def prune(folder: Path, keep: int, spared: Path | None = None) -> None:
-    """Drop all checkpoints below ``folder`` but the ``keep`` newest and the ``spared`` one."""
+def prune(folder: Path, keep: int, spared: Path | None = None, every: int = 0) -> None:
+    """Drop all checkpoints below ``folder`` but the ``keep`` newest, the ``spared`` one and those of ``every`` so many
+    steps, 0 for none such.
+    """
     for old in list_checkpoints(folder)[:-keep]:
-        if old != spared:
+        if old != spared and not (every and _step(old) % every == 0):
             shutil.rmtree(old, ignore_errors=True)
     remove_leftovers(folder)

@@ -143,7 +143,8 @@ class Loop:
         judged = training.evaluate_interval > 0 and step % training.evaluate_interval == 0 and not last
         if step % training.log_interval == 0 or last:
             self._write_losses(losses, progress)
-        if step % training.checkpoint_interval == 0 or last or judged or guard.received:
+        kept = training.keep_interval > 0 and step % training.keep_interval == 0
+        if step % training.checkpoint_interval == 0 or last or judged or kept or guard.received:
             self._save(losses)
         if step % training.sample_interval == 0 or last:
             self._draw()
@@ -187,7 +188,7 @@ class Loop:
 
         def write() -> None:
             save_checkpoint(folder, taken, self.encoders, self.options)
-            prune(folder, self.training.keep_checkpoints, best)
+            prune(folder, self.training.keep_checkpoints, best, self.training.keep_interval)
 
         self.writer.start(write)
 

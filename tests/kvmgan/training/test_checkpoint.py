@@ -155,6 +155,18 @@ def test_only_the_newest_and_the_best_are_kept(tmp_path):
     assert [p.name for p in list_checkpoints(tmp_path)] == [f"step-{s:06d}" for s in (10, 11, 12)]
 
 
+def test_checkpoints_of_every_so_many_steps_are_kept_for_good(tiny_arguments, tmp_path):
+    """Written though they aren't due, and left when newer ones come; a resume may ask for others."""
+    words = ["--training.keep-checkpoints", "1", "--training.checkpoint-interval", "2", "--training.keep-interval", "3"]
+    assert main([*tiny_arguments, *words, "--training.steps", "7", "--runs-dir", str(tmp_path)]) == 0
+    (run,) = tmp_path.iterdir()
+    assert [p.name for p in list_checkpoints(run / "checkpoints")] == [f"step-{s:06d}" for s in (3, 6, 7)]
+    again = ["--resume", str(run), "--training.steps", "8", "--training.keep-interval", "0", *tiny_arguments[-2:]]
+    assert main(again) == 0
+    # The last one of the first command was its best.
+    assert [p.name for p in list_checkpoints(run / "checkpoints")] == ["step-000007", "step-000008"]
+
+
 @pytest.mark.parametrize("file", ["average.safetensors", "encoders/vocabulary.json", "config.yaml"])
 def test_a_damaged_or_missing_file_is_named(run, file):
     path = run / "checkpoints" / "step-000006" / file

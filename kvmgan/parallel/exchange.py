@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from kvmgan.parallel import processes
@@ -60,6 +60,14 @@ def gathered_for_all(tensor: Tensor) -> Tensor:
 def gathered_on_host(tensor: Tensor) -> Tensor:
     """The same of a tensor (n, ...) that lies on the host whatever the processes' devices are."""
     return tensor if processes.count() == 1 else _put_together(tensor, processes.control())
+
+
+@torch.no_grad()
+def take_buffers_of_leader(network: nn.Module) -> None:
+    """Give every process the leader's buffers, such as running statistics that each has taken of its own batches."""
+    if processes.count() > 1:
+        for buffer in network.buffers():
+            dist.broadcast(buffer, src=0)
 
 
 def own_batch(whole: Tensor) -> Tensor:

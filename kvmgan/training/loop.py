@@ -19,7 +19,7 @@ from kvmgan.evaluation.evaluator import Evaluator
 from kvmgan.files import read_json, write_text
 from kvmgan.metrics.metric_rows import append_metrics, format_metrics
 from kvmgan.parallel import processes
-from kvmgan.parallel.exchange import summed
+from kvmgan.parallel.exchange import summed, take_buffers_of_leader
 from kvmgan.pretraining.encoders import Encoders
 from kvmgan.runs.background import BackgroundWriter
 from kvmgan.runs.checkpoint_folder import list_checkpoints, prune
@@ -103,6 +103,9 @@ class Loop:
     def judge(self) -> None:
         """Score the average, keep the figures, and remember its checkpoint if it is the best so far."""
         state, name = self.state, self.training.best_metric
+        if not self.training.sync_batch_norm:
+            # All draw their shares with the model that the leader writes.
+            take_buffers_of_leader(state.average.model)
         rows = self.evaluator.score_average(state.average.model, self.options.model, self.training.seed)
         if processes.leads():
             append_metrics(self.run_folder.metrics, rows, state.step)

@@ -21,7 +21,7 @@ from kvmgan.config import DamsmOptions
 from kvmgan.data.samples import Batch
 from kvmgan.parallel import processes
 from kvmgan.parallel.batch_norm import spanning
-from kvmgan.parallel.exchange import GradientSum, gathered, gathered_for_all, own_batch, summed
+from kvmgan.parallel.exchange import GradientSum, gathered, gathered_for_all, own_batch, summed, take_buffers_of_leader
 from kvmgan.parallel.processes import joined
 from kvmgan.parallel.shares import own_share, together
 from kvmgan.pretraining.damsm_pretraining import DamsmState, damsm_step
@@ -61,6 +61,17 @@ def steps(refinement: str = "memory", count: int = 1, **training: Any) -> dict[s
         losses.append({name: summed(value).item() for name, value in found.items()})
     modules = {"generator": state.generator, "discriminators": state.discriminators, "average": state.average.model}
     return {"losses": losses, "skipped": state.skipped.item(), "tensors": tensors_of(**modules)}
+
+
+def unsynchronised() -> dict[str, Any]:
+    """Two steps with batch statistics of each process's own, and what evaluation then sees."""
+    options = tiny_options("eager", batch_size=8, sync_batch_norm=False)
+    step, state = tiny_step(options, device)
+    for number in range(2):
+        step(state, shared(tiny_batch(options, number)))
+    own = tensors_of(generator=state.generator, discriminators=state.discriminators, average=state.average.model)
+    take_buffers_of_leader(state.average.model)
+    return {"own": own, "average": tensors_of(average=state.average.model)}
 
 
 def compiled() -> dict[str, Any]:
@@ -184,6 +195,7 @@ CHECKS: dict[str, Callable[..., dict[str, Any]]] = {
     "step none": lambda: steps("none"),
     "step accumulation": lambda: steps(accumulation=2),
     "step compiled": compiled,
+    "unsynchronised": unsynchronised,
     "step checkpointing": lambda: steps(checkpoint_activations=True),
     "twenty steps": lambda: steps(count=20, lr_generator=1e-4, lr_discriminator=1e-4),
 }

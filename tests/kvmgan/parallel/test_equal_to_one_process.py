@@ -111,6 +111,16 @@ def test_a_step_of_two_processes_is_that_of_one(run, name):
     assert_tensors(found, expected)
 
 
+def test_batch_statistics_of_each_process(run):
+    """By option: weights stay one, statistics are each process's own; evaluation sees the leader's."""
+    first, second = run("unsynchronised", 2)
+    differing = {name for name, value in first["own"].items() if not torch.equal(value, second["own"][name])}
+    assert differing and all("running" in name for name in differing)
+    assert any(name.startswith("average") for name in differing)
+    for name, value in first["average"].items():
+        assert torch.equal(value, second["average"][name]) and torch.equal(value, first["own"][name])
+
+
 def test_twenty_steps_have_the_losses_of_one_process(run):
     (expected,), found = run("twenty steps", 1), run("twenty steps", 2)
     assert len(expected["losses"]) == 20

@@ -34,8 +34,15 @@ def on_small_disk(tmp_path: Path, subprocess_environment: dict[str, str]) -> Cal
     def run(script: str) -> str:
         environment = subprocess_environment | {"DISK": str(disk), "TRAIN": f"{sys.executable} -m kvmgan.train"}
         command = [*OWN_MOUNTS, "sh", "-c", f"{mounts}\n{script}"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-        return done.stdout + done.stderr
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+        process = subprocess.Popen(command, env=environment, **pipes)
+        try:
+            output, error = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            # What waits for ever is not the shell but what it has started.
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return output + error
 
     return run
 

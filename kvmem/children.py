@@ -51,7 +51,9 @@ def kv_memory_by_children(
 ) -> tuple[Tensor, Tensor]:
     """The equations, each map a call of its module: response (B, C, H, W), attention (B, T, H, W)."""
     *maps, last = (children[name] for name in NAMES)
-    return equations(image, words, mask, *maps, partial(_response_gate, last), *options)
+    out, attention = equations(image, words, mask, *maps, partial(_response_gate, last), *options)
+    # Autocast takes a softmax in float32.
+    return out.to(image.dtype), attention.to(image.dtype)
 
 
 def _response_gate(module: Callable[[Tensor], Tensor], h: Tensor, o: Tensor) -> Tensor:

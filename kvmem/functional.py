@@ -164,10 +164,10 @@ def _cast_and_run(
     backend: str | None,
 ) -> tuple[Tensor, Tensor]:
     """The call under autocast's rule, where that is on."""
-    device = image.device.type
-    if _has_autocast(device) and torch.is_autocast_enabled(device):
-        image, words, *rest = _cast((image, words, *weights), torch.get_autocast_dtype(device))
-        with torch.autocast(device, enabled=False):
+    dtype = autocast_dtype(image.device.type)
+    if dtype is not None:
+        image, words, *rest = cast((image, words, *weights), dtype)
+        with torch.autocast(image.device.type, enabled=False):
             return _run(image, words, mask, tuple(rest), options, return_attention, backend)
     return _run(image, words, mask, weights, options, return_attention, backend)
 
@@ -194,13 +194,19 @@ def _run(
     return run(operators, image, words, mask, weights, options, return_attention)
 
 
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """What autocast casts to on a kind of device; None where it is off."""
+    on = _has_autocast(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if on else None
+
+
 # Not every torch.compile can trace the question.
 @traced_as_constant
 def _has_autocast(device: str) -> bool:
     return torch.amp.is_autocast_available(device)
 
 
-def _cast(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
+def cast(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
     """Autocast's rule for the operators that it runs in lower precision."""
     return [
         tensor.to(dtype)

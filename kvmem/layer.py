@@ -21,7 +21,7 @@ from kvmem.checks import (
     check_layout,
 )
 from kvmem.children import NAMES, kv_memory_by_children, put_weights_together, why_called
-from kvmem.functional import kv_memory
+from kvmem.functional import autocast_dtype, cast, kv_memory
 from kvmem.layouts import as_image, like_features, like_positions
 
 
@@ -172,6 +172,9 @@ class KVMemoryLayer(nn.Module):
                 f"backend {self.backend!r} can't run this layer: {reason}; backend=None calls its modules"
             )
         check_layout(image, self.channel_dim)
+        dtype = autocast_dtype(image.device.type)
+        if dtype is not None:
+            image, words = cast((image, words), dtype)
         features, image = image, as_image(image, self.channel_dim)
         check_inputs(image, words, mask)
         options = (self.write_gate == "linear", self.activation == "relu", self.detach_mean)
@@ -183,5 +186,6 @@ class KVMemoryLayer(nn.Module):
         return (
             f"{self.image_channels}, {self.word_channels}, {self.memory_channels}, write_gate={self.write_gate!r}, "
             f"write_gate_width={self.write_gate_width!r}, response_gate_width={self.response_gate_width!r}, "
-            f"activation={self.activation!r}, detach_mean={self.detach_mean}, backend={self.backend!r}"
+            f"activation={self.activation!r}, detach_mean={self.detach_mean}, channel_dim={self.channel_dim}, "
+            f"backend={self.backend!r}"
         )

@@ -211,3 +211,19 @@ def test_inputs_of_other_channels(image, words, message, change):
     layer = make_layer((FUSED | CALLED)[change])
     with pytest.raises(ValueError, match=message):
         layer(torch.zeros(image, dtype=torch.float64), torch.zeros(words, dtype=torch.float64))
+
+
+def test_adapters_under_autocast(inputs):
+    """As mixed-precision training has them: the types of a plain layer, near its values, with every gradient."""
+    image, words, mask = (one.float() if one.is_floating_point() else one for one in inputs)
+    plain, adapted = (make_layer(change).float() for change in (FUSED["plain"], CALLED["adapter of key"]))
+    nn.init.zeros_(adapted.key.up.weight)
+    nn.init.zeros_(adapted.key.up.bias)
+    adapted.key.base.load_state_dict(plain.key.state_dict())
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, found = (layer(image, words, mask, return_attention=True) for layer in (plain, adapted))
+        sum(one.float().sum() for one in found).backward()
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.dtype == theirs.dtype == torch.bfloat16
+        torch.testing.assert_close(mine, theirs, rtol=0.05, atol=0.03)
+    assert all(parameter.grad is not None for parameter in adapted.parameters())

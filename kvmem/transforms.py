@@ -83,10 +83,9 @@ class _Layer(torch.autograd.Function):
         if any(dim is not None for dim in dims[3:]):
             return _one_by_one(apply, info.batch_size, dims, (mask, *inputs))
         # With one set of weights, images of all places are a batch.
-        mask, *images = (
-            _merged(one, dim, info.batch_size) for one, dim in zip((mask, *inputs[:2]), dims, strict=False)
-        )
-        return _split(apply(mask, *images, *inputs[2:]), info.batch_size)
+        batched = zip((mask, *inputs[:2]), dims[:3], strict=True)
+        merged = [_merged(one, dim, info.batch_size) for one, dim in batched]
+        return _split(apply(*merged, *inputs[2:]), info.batch_size)
 
 
 class _Gradients(torch.autograd.Function):
@@ -127,12 +126,12 @@ class _Gradients(torch.autograd.Function):
     def vmap(info, in_dims, operators, options, bits, *tensors):
         apply = partial(_Gradients.apply, operators, options, bits)
         dims = in_dims[3:]
-        of_weights = slice(5, 17)
+        of_weights = range(5, 17)
         # Of weights that all places share, each place has its own gradient: their sum isn't what is asked for.
-        if bits & _WEIGHTS or any(dim is not None for dim in dims[of_weights]):
+        if bits & _WEIGHTS or any(dims[place] is not None for place in of_weights):
             return _one_by_one(apply, info.batch_size, dims, tensors)
         merged = [
-            one if place in range(17)[of_weights] else _merged(one, dim, info.batch_size)
+            one if place in of_weights else _merged(one, dim, info.batch_size)
             for place, (one, dim) in enumerate(zip(tensors, dims, strict=True))
         ]
         return _split(apply(*merged), info.batch_size)

@@ -137,7 +137,20 @@ def load_splits(
         UserError: for missing or unusable data, or a single training image.
     """
     if data.name == "shards":
-        return _load_shards(data, sizes, root, vocabulary, prepared)
+        train, vocabulary = _stream_shards(data, sizes, root, vocabulary)
+    else:
+        train, vocabulary = _read_records(data, sizes, root, vocabulary, prepared)
+    if len(train) < 2:
+        raise UserError(f"{root} has {len(train)} usable training image: two are needed for a mismatched caption")
+    # Test pictures of shards are read where they lie.
+    test, truth = load_test_split(data, sizes, root, vocabulary, prepared)
+    return Splits(train, test, vocabulary, truth)
+
+
+def _read_records(
+    data: DataOptions, sizes: Sequence[int], root: Path, vocabulary: Vocabulary | None, prepared: PreparedImages | None
+) -> tuple[TextImageDataset, Vocabulary]:
+    """Training pictures that can be read at random, and their words, by default those of all captions."""
     records = load_records(data, root, "train")
     vocabulary = vocabulary or own_vocabulary(data, root)
     if vocabulary is None:
@@ -145,34 +158,18 @@ def load_splits(
         vocabulary = prepared.vocabulary(everything) if prepared is not None else None
         vocabulary = vocabulary or Vocabulary.build(caption for record in everything for caption in record.captions)
     train = _dataset(records, vocabulary, sizes, data.max_words, prepared)
-    _check_count(train, root)
-    test, truth = load_test_split(data, sizes, root, vocabulary, prepared)
-    return Splits(train, test, vocabulary, truth)
+    return train, vocabulary
 
 
-def _load_shards(
-    data: DataOptions, sizes: Sequence[int], root: Path, vocabulary: Vocabulary | None, prepared: PreparedImages | None
-) -> Splits:
-    """Training pictures that are streamed; the test pictures are read where they lie in their shards."""
+def _stream_shards(
+    data: DataOptions, sizes: Sequence[int], root: Path, vocabulary: Vocabulary | None
+) -> tuple[ShardedImages, Vocabulary]:
+    """Training pictures of shards, and their words."""
     webdataset()
     index = ShardIndex.load(root)
     vocabulary = vocabulary or index.vocabulary
-    train = ShardedImages(
-        index.splits["train"],
-        vocabulary,
-        sizes=sizes,
-        max_words=data.max_words,
-        lanes=data.lanes,
-        window=data.shuffle_window,
-    )
-    _check_count(train, root)
-    test, truth = load_test_split(data, sizes, root, vocabulary, prepared)
-    return Splits(train, test, vocabulary, truth)
-
-
-def _check_count(train: Images, root: Path) -> None:
-    if len(train) < 2:
-        raise UserError(f"{root} has {len(train)} usable training image: two are needed for a mismatched caption")
+    settings = {"max_words": data.max_words, "lanes": data.lanes, "window": data.shuffle_window}
+    return ShardedImages(index.splits["train"], vocabulary, sizes=sizes, **settings), vocabulary
 
 
 def find_prepared(cache_dir: Path, root: Path, sizes: Sequence[int]) -> PreparedImages | None:

@@ -50,3 +50,14 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     assert torch.ops.kvmem.cpu_isa(request.param) == request.param
     yield request.param
     torch.ops.kvmem.cpu_isa(before)
+
+
+@pytest.fixture
+def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Image (3, 4, 3, 2), words (3, 7, 5) and a mask of which each image has a word, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(3, 4, 3, 2, generator=generator, dtype=torch.float64)
+    words = torch.randn(3, 7, 5, generator=generator, dtype=torch.float64)
+    mask = torch.rand(3, 7, generator=generator) < 0.7
+    mask[:, 0] = True
+    return image, words, mask

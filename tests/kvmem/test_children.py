@@ -101,16 +101,6 @@ def make_layer(change: Callable[[nn.Module], None], backend: str | None = None) 
     return layer
 
 
-@pytest.fixture
-def inputs() -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(B, C, 3, 2, generator=generator, dtype=torch.float64)
-    words = torch.randn(B, T, D, generator=generator, dtype=torch.float64)
-    mask = torch.rand(B, T, generator=generator) < 0.7
-    mask[:, 0] = True
-    return image, words, mask
-
-
 def losses(model: nn.Module, inputs: tuple[Tensor, Tensor, Tensor]) -> list[float]:
     """Four steps of training: what a map that isn't trained, or keeps a stale weight, would not follow."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)

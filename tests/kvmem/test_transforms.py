@@ -20,17 +20,6 @@ def make_layer(backend: str, **options: str) -> kvmem.KVMemoryLayer:
     return kvmem.KVMemoryLayer(C, D, M, backend=backend, dtype=torch.float64, **options)
 
 
-@pytest.fixture
-def inputs() -> tuple[Tensor, Tensor, Tensor]:
-    """Image, words and a mask of which each image has a word."""
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(B, C, 3, 2, generator=generator, dtype=torch.float64)
-    words = torch.randn(B, T, D, generator=generator, dtype=torch.float64)
-    mask = torch.rand(B, T, generator=generator) < 0.7
-    mask[:, 0] = True
-    return image, words, mask
-
-
 def assert_same(found: object, expected: object) -> None:
     """The same tensors, to a few roundings of float64."""
     pairs = zip(tree_leaves(found), tree_leaves(expected), strict=True)

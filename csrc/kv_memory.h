@@ -1,7 +1,8 @@
 // What a key-value memory kernel is given: sizes, options and pointers, nothing of torch and nothing of CUDA.
 //
 // Letters as in docs/layer.md: B images, C image channels, N positions, T memory slots, D word channels,
-// M memory channels, G = 1 or M rows of the write gate, R = 1 or C rows of the response gate.
+// M memory channels, G = 1 or M rows of the write gate, R = 1 or C rows of the response gate. Where the memory is given
+// instead of written (Options::given), D = M = G = 0, and R = 0 where there is no response gate.
 // These structs have no member functions: the kernel files are compiled for several instruction sets, and an inline
 // function shared between them could be linked in its widest form and then run on a machine without it.
 #pragma once
@@ -21,9 +22,12 @@ struct Options {
   bool linear_write_gate;
   bool relu;
   bool detach_mean;
+  bool given = false;  // the memory, as keys and values
 };
 
-// Bit i of `needs` asks for gradient i, in the order of the operator's arguments.
+// Bit i of `needs` asks for gradient i, in the order of the operator's arguments. A memory that is given has keys and
+// values in place of words and all that writes and reads them out; it has no mean, and options that don't matter are set
+// as they cost nothing: relu false, detach_mean true.
 enum Input : int {
   kImage,
   kWords,
@@ -39,7 +43,10 @@ enum Input : int {
   kValueBias,          // (C)
   kResponseGateWeight, // (R, 2C): the first C columns meet h, the last C meet o
   kResponseGateBias,   // (R)
-  kInputs
+  kInputs,
+  kKeys = kInputs,     // (B, T, C), of a memory that is given
+  kValues,             // (B, T, C)
+  kAllInputs
 };
 
 // The framework's thread pool: calls body(index, thread, context) for every index below count.
@@ -57,11 +64,11 @@ struct ForwardArguments {
   Options options;
   DataType type;
   bool channels_last;
-  const void* inputs[kInputs];
+  const void* inputs[kAllInputs];
   const bool* mask;  // (B, T), null: every slot holds a word
   void* out;
   void* attention;     // (B, T, N) or null
-  void* mean;          // (B, C)
+  void* mean;          // (B, C); null where the memory is given
   float* log_sum_exp;  // cuda alone: base 2, of s_t log2(e) over the slots (B, N)
   float* memory;       // cuda alone: (B, cuda::kept_memory)
   void* workspace;
@@ -73,14 +80,14 @@ struct BackwardArguments {
   Options options;
   DataType type;
   bool channels_last;
-  const void* inputs[kInputs];
+  const void* inputs[kAllInputs];
   const bool* mask;
   const void* mean;
   const float* log_sum_exp;  // cuda alone
   const float* memory;       // cuda alone
   const void* grad_out;
   const void* grad_attention;  // (B, T, N) or null
-  void* gradients[kInputs];    // null: not needed
+  void* gradients[kAllInputs]; // null: not needed
   void* workspace;
   Parallel parallel;
 };

@@ -5,7 +5,7 @@
 
 #include <string>
 
-#include "torch_kv_memory.h"
+#include "torch_memory_read.h"
 
 namespace {
 
@@ -38,6 +38,7 @@ class Cuda {
   }
 
   kvmem::Parallel parallel() const { return {}; }
+  bool keeps() const { return true; }
   int64_t kept_memory(const kvmem::Sizes& s) const { return kvmem::cuda::kept_memory(s); }
   size_t workspace(const kvmem::ForwardArguments& arguments) const { return kvmem::cuda::forward_workspace(arguments); }
   size_t workspace(const kvmem::BackwardArguments& arguments) const {
@@ -81,6 +82,8 @@ std::string cuda_path(std::string request) {
 STABLE_TORCH_LIBRARY_IMPL(kvmem, CUDA, m) {
   m.impl("kv_memory", TORCH_BOX(&kvmem::ops::kv_memory<Cuda>));
   m.impl("kv_memory_backward", TORCH_BOX(&kvmem::ops::kv_memory_backward<Cuda>));
+  m.impl("memory_read", TORCH_BOX(&kvmem::ops::memory_read<Cuda>));
+  m.impl("memory_read_backward", TORCH_BOX(&kvmem::ops::memory_read_backward<Cuda>));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kvmem, CompositeExplicitAutograd, m) { m.impl("cuda_path", TORCH_BOX(&cuda_path)); }

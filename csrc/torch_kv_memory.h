@@ -219,8 +219,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> kv_memory(
   Tensor out = empty_image(image, p.channels_last);
   Tensor attention = empty(return_attention ? Shape{s.B, s.T, H, W} : Shape{0}, image.scalar_type(), image);
   Tensor mean = empty({s.B, s.C}, arithmetic_type(p.type), image);
-  Tensor log_sum_exp = empty(kept ? Shape{s.B, H, W} : Shape{0}, ScalarType::Float, image);
-  Tensor memory = empty(kept ? Shape{s.B, kept} : Shape{0}, ScalarType::Float, image);
+  Tensor log_sum_exp = empty(backend.keeps() ? Shape{s.B, H, W} : Shape{0}, ScalarType::Float, image);
+  Tensor memory = empty(backend.keeps() ? Shape{s.B, kept} : Shape{0}, ScalarType::Float, image);
   ForwardArguments arguments{};
   p.fill(arguments);
   arguments.parallel = backend.parallel();
@@ -244,7 +244,7 @@ Gradients as_tuple(const std::vector<Tensor>& tensors, std::index_sequence<i...>
 }
 
 // Tensors for the gradients whose bit is set in `needs`, and empty ones for the others.
-inline std::vector<Tensor> make_gradients(const Prepared& p, int64_t needs, void* (&pointers)[kInputs]) {
+inline std::vector<Tensor> make_gradients(const Prepared& p, int64_t needs, void* (&pointers)[kAllInputs]) {
   std::vector<Tensor> gradients;
   for (int i = 0; i < kInputs; ++i) {
     const Tensor& input = i == kImage ? p.image : i == kWords ? p.words : p.weights[i - kGateWord];
@@ -275,8 +275,10 @@ Gradients kv_memory_backward(
   const int64_t H = image.size(2), W = image.size(3), kept = backend.kept_memory(s);
   check_shape(grad_out, "grad_out", {s.B, s.C, H, W}, image.scalar_type(), image);
   check_shape(mean, "mean", {s.B, s.C}, arithmetic_type(p.type), image);
-  if (kept) check_shape(log_sum_exp, "log_sum_exp", {s.B, H, W}, ScalarType::Float, image);
-  if (kept) check_shape(memory, "memory", {s.B, kept}, ScalarType::Float, image);
+  if (backend.keeps()) {
+    check_shape(log_sum_exp, "log_sum_exp", {s.B, H, W}, ScalarType::Float, image);
+    check_shape(memory, "memory", {s.B, kept}, ScalarType::Float, image);
+  }
   if (grad_attention) check_shape(*grad_attention, "grad_attention", {s.B, s.T, H, W}, image.scalar_type(), image);
   constexpr size_t alignment = Backend::kInputAlignment;
   const Tensor grad = as_image(grad_out, p.channels_last, alignment), mean_dense = dense(mean, alignment),

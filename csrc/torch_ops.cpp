@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "torch_kv_memory.h"
+#include "torch_memory_read.h"
 
 namespace {
 
@@ -27,6 +27,7 @@ class Cpu {
   }
 
   kvmem::Parallel parallel() const { return framework_threads(); }
+  bool keeps() const { return false; }
   int64_t kept_memory(const kvmem::Sizes&) const { return 0; }
   size_t workspace(const kvmem::ForwardArguments& arguments) const { return kvmem::cpu::forward_workspace(arguments); }
   size_t workspace(const kvmem::BackwardArguments& arguments) const {
@@ -79,6 +80,12 @@ STABLE_TORCH_LIBRARY(kvmem, m) {
         "bool detach_mean, int needs)"
         " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,"
         " Tensor)");
+  m.def("memory_read(Tensor image, Tensor keys, Tensor values, Tensor? mask, Tensor? response_gate_weight, "
+        "Tensor? response_gate_bias, bool return_attention)"
+        " -> (Tensor out, Tensor attention, Tensor log_sum_exp, Tensor memory)");
+  m.def("memory_read_backward(Tensor grad_out, Tensor? grad_attention, Tensor image, Tensor keys, Tensor values, "
+        "Tensor? mask, Tensor? response_gate_weight, Tensor? response_gate_bias, Tensor log_sum_exp, Tensor memory, "
+        "int needs) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("cpu_isa(str request) -> str");
   m.def("cpu_isas() -> str");
   m.def("cuda_architectures() -> str");
@@ -89,6 +96,8 @@ STABLE_TORCH_LIBRARY(kvmem, m) {
 STABLE_TORCH_LIBRARY_IMPL(kvmem, CPU, m) {
   m.impl("kv_memory", TORCH_BOX(&kvmem::ops::kv_memory<Cpu>));
   m.impl("kv_memory_backward", TORCH_BOX(&kvmem::ops::kv_memory_backward<Cpu>));
+  m.impl("memory_read", TORCH_BOX(&kvmem::ops::memory_read<Cpu>));
+  m.impl("memory_read_backward", TORCH_BOX(&kvmem::ops::memory_read_backward<Cpu>));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kvmem, CompositeExplicitAutograd, m) {

@@ -1,6 +1,7 @@
 """The key-value memory layer of KVM-GAN and DM-GAN, fused for CPUs and GPUs.
 
-`KVMemoryLayer` is the layer, `kv_memory` the same as a function of tensors, `backends()` says what can run here.
+`KVMemoryLayer` is the layer, `kv_memory` the same as a function of tensors, `memory_read` its reading half for memories
+that are written elsewhere; `backends()` says what can run here.
 """
 
 from kvmem.torch_version import require_torch
@@ -11,6 +12,7 @@ require_torch()
 from kvmem.backends import backends  # noqa: E402
 from kvmem.functional import kv_memory  # noqa: E402
 from kvmem.layer import KVMemoryLayer  # noqa: E402
+from kvmem.reading import memory_read  # noqa: E402
 
 __version__ = "0.1.0"
-__all__ = ["KVMemoryLayer", "__version__", "backends", "kv_memory"]
+__all__ = ["KVMemoryLayer", "__version__", "backends", "kv_memory", "memory_read"]

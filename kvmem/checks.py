@@ -71,10 +71,7 @@ def check_tensors(image: Tensor, words: Tensor, mask: Tensor | None, weights: tu
         (response_gates,),
     )
     for name, tensor, shape in zip(WEIGHT_NAMES, weights, expected, strict=True):
-        _check_tensor(name, tensor)
-        if tensor.shape != shape:
-            raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {shape}")
-        _check_like_image(name, tensor, image.dtype, image.device)
+        _check_shape_like_image(name, tensor, shape, image)
 
 
 def check_channel_dim(channel_dim: int) -> None:
@@ -92,22 +89,70 @@ def check_layout(image: Tensor, channel_dim: int) -> None:
         raise ValueError(f"image: got shape {tuple(image.shape)}, expected at least 3 dimensions {shapes}")
 
 
-def check_inputs(image: Tensor, words: Tensor, mask: Tensor | None) -> None:
-    """Raises ValueError or TypeError where image (B, C, H, W), words (B, T, D) and mask (B, T) don't fit together."""
+def check_image(image: Tensor) -> None:
+    """Raises ValueError or TypeError for what is no image (B, C, H, W) with a position, of a type that is taken."""
     _check_rank("image", image, 4, "(B, C, H, W)")
-    _check_rank("words", words, 3, "(B, T, D)")
-    batch, _, height, width = image.shape
-    if height * width == 0:
+    if image.shape[2] * image.shape[3] == 0:
         raise ValueError(
             f"image: got shape {tuple(image.shape)}, which has no position, expected H and W of at least 1"
         )
     if image.dtype not in DTYPES:
         raise TypeError(f"image: got dtype {image.dtype}, expected one of {', '.join(map(str, DTYPES))}")
+
+
+def check_inputs(image: Tensor, words: Tensor, mask: Tensor | None) -> None:
+    """Raises ValueError or TypeError where image (B, C, H, W), words (B, T, D) and mask (B, T) don't fit together."""
+    check_image(image)
+    _check_rank("words", words, 3, "(B, T, D)")
+    batch = image.shape[0]
     if words.shape[0] != batch:
         raise ValueError(f"words: got batch size {words.shape[0]}, expected {batch} as in image")
     _check_like_image("words", words, image.dtype, image.device)
     if mask is not None:
         _check_mask(mask, (batch, words.shape[1]), image.device)
+
+
+def check_slots(keys: Tensor, values: Tensor, mask: Tensor | None) -> None:
+    """Raises ValueError or TypeError unless keys and values are (T, C) or (B, T, C), and mask (T,) or (B, T)."""
+    for name, slots in (("keys", keys), ("values", values)):
+        _check_tensor(name, slots)
+        if slots.dim() not in (2, 3):
+            raise ValueError(f"{name}: got shape {tuple(slots.shape)}, expected (B, T, C), or (T, C) for all images")
+    if mask is not None:
+        _check_tensor("mask", mask)
+        if mask.dim() not in (1, 2):
+            raise ValueError(f"mask: got shape {tuple(mask.shape)}, expected (B, T), or (T,) for all images")
+
+
+def check_read_tensors(
+    image: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    gate_weight: Tensor | None,
+    gate_bias: Tensor | None,
+) -> None:
+    """Raises ValueError or TypeError where the arguments of `memory_read` don't fit together.
+
+    image (B, C, H, W), keys and values (B, T, C), mask (B, T), gate_weight (1 or C, 2C), gate_bias (1 or C,).
+    """
+    check_image(image)
+    batch, channels = image.shape[:2]
+    slots = (batch, keys.shape[1], channels)
+    expected: list[tuple[str, Tensor, tuple[int, ...]]] = [("keys", keys, slots), ("values", values, slots)]
+    if gate_weight is not None and gate_bias is not None:
+        _check_rank("response_gate_weight", gate_weight, 2, "(1 or C, 2C)")
+        gates = gate_weight.shape[0]
+        _check_gate_width("response_gate_weight", gates, channels)
+        expected.append(("response_gate_weight", gate_weight, (gates, 2 * channels)))
+        expected.append(("response_gate_bias", gate_bias, (gates,)))
+    elif gate_weight is not None or gate_bias is not None:
+        missing = "response_gate_weight" if gate_weight is None else "response_gate_bias"
+        raise ValueError(f"{missing}: got None, expected a Tensor: a response gate has a weight and a bias")
+    for name, tensor, shape in expected:
+        _check_shape_like_image(name, tensor, shape, image)
+    if mask is not None:
+        _check_mask(mask, (batch, keys.shape[1]), image.device)
 
 
 def gpu_limit(image: Tensor, words: Tensor) -> str | None:
@@ -141,6 +186,13 @@ def _check_rank(name: str, tensor: Tensor, rank: int, shape: str) -> None:
 def _check_gate_width(name: str, gates: int, channels: int) -> None:
     if gates != 1 and gates != channels:
         raise ValueError(f"{name}: got {gates} rows, expected 1 (scalar gate) or {channels} (vector gate)")
+
+
+def _check_shape_like_image(name: str, tensor: Tensor, shape: tuple[int, ...], image: Tensor) -> None:
+    _check_tensor(name, tensor)
+    if tensor.shape != shape:
+        raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {shape}")
+    _check_like_image(name, tensor, image.dtype, image.device)
 
 
 def _check_like_image(name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device) -> None:

@@ -4,6 +4,7 @@ First derivatives run fused. Where the caller wants to differentiate them again 
 eager form instead: correct to any order, not fast.
 """
 
+import importlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,8 @@ SCHEMAS = (
     f"{PARAMETERS}, Tensor mean, Tensor log_sum_exp, Tensor memory, bool linear_write_gate, bool relu, "
     f"bool detach_mean, int needs) -> ({', '.join(14 * ['Tensor'])})",
 )
+
+TRITON_LIBRARY = torch.library.Library(TRITON, "DEF")
 
 Options = tuple[bool, bool, bool]  # linear_write_gate, relu, detach_mean
 
@@ -79,7 +82,7 @@ def _fake_forward(
     keeps_sums, keeps_memory = on_cuda and operators == COMPILED, on_cuda or operators == TRITON
     log_sum_exp = image.new_empty((batch, height, width) if keeps_sums else (0,), dtype=torch.float32)
     memory = image.new_empty((batch, kept) if keeps_memory else (0,), dtype=torch.float32)
-    return _empty_like_image(image), attention, mean, log_sum_exp, memory
+    return empty_like_image(image), attention, mean, log_sum_exp, memory
 
 
 def kept_memory(slots: int, channels: int, *weights: Tensor) -> int:
@@ -99,11 +102,12 @@ def _fake_backward(
 ) -> tuple[Tensor, ...]:
     """Shapes, dtypes and strides of what the backward operator returns: empty (0,) for a gradient not needed."""
     weights, needs = weights_and_more[:12], weights_and_more[-1]
-    like = (_empty_like_image(image), *(tensor.new_empty(tensor.shape) for tensor in (words, *weights)))
+    like = (empty_like_image(image), *(tensor.new_empty(tensor.shape) for tensor in (words, *weights)))
     return tuple(full if needs >> i & 1 else full.new_empty((0,)) for i, full in enumerate(like))
 
 
-def _empty_like_image(image: Tensor) -> Tensor:
+def empty_like_image(image: Tensor) -> Tensor:
+    """Uninitialised, as the kernels make a tensor of the image's shape: contiguous or channels_last."""
     channels_last = image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous()
     return torch.empty(
         image.shape,
@@ -129,8 +133,11 @@ def _backward(
     weights, kept = weights_and_kept[:12], weights_and_kept[12:]
     needs = [needed for i, needed in enumerate(ctx.needs_input_grad[:15]) if i != 2]  # of image, words, weights
     if torch.is_grad_enabled():
-        outputs = (grad_out, grad_attention)
-        gradients = _differentiable_gradients((image, words, *weights), mask, ctx.options, needs, outputs)
+
+        def form(image: Tensor, words: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+            return kv_memory_reference(image, words, mask, *weights, *ctx.options)
+
+        gradients = differentiable_gradients(form, (image, words, *weights), needs, (grad_out, grad_attention))
     elif grad_out is None and grad_attention is None:
         gradients = [None] * len(needs)
     else:
@@ -142,18 +149,16 @@ def _backward(
     return *gradients[:2], None, *gradients[2:], None, None, None, None
 
 
-def _differentiable_gradients(
+def differentiable_gradients(
+    form: Callable[..., tuple[Tensor, Tensor]],
     inputs: tuple[Tensor, ...],
-    mask: Tensor | None,
-    options: Options,
     needs: list[bool],
     grad_outputs: tuple[Tensor | None, Tensor | None],
 ) -> list[Tensor | None]:
-    """The gradients through the eager form, as functions that can be differentiated again."""
+    """The gradients of inputs through an eager form of them, as functions that can be differentiated again."""
     # Aliases, so that a gradient stops at this call's inputs even where one of them was computed from another.
     aliases = [tensor.view_as(tensor) for tensor in inputs]
-    image, words, *weights = aliases
-    outputs = kv_memory_reference(image, words, mask, *weights, *options)
+    outputs = form(*aliases)
     used = [(output, grad) for output, grad in zip(outputs, grad_outputs, strict=True) if grad is not None]
     wanted = [alias for alias, needed in zip(aliases, needs, strict=True) if needed]
     if not used:
@@ -182,25 +187,27 @@ def _register(operators: str) -> None:
     )
 
 
-def _triton(name: str) -> Callable[..., tuple[Tensor, ...]]:
-    """A function of kvmem/triton/launch.py, which is imported with Triton when it is first called."""
+def triton_function(module: str, name: str) -> Callable[..., tuple[Tensor, ...]]:
+    """A function of a module of kvmem/triton, which is imported with Triton when it is first called."""
 
     def run(*arguments: Tensor | bool | int | None) -> tuple[Tensor, ...]:
-        from kvmem.triton import launch
-
-        return getattr(launch, name)(*arguments)
+        return getattr(importlib.import_module(f"kvmem.triton.{module}"), name)(*arguments)
 
     return run
+
+
+def define_triton(schemas: tuple[str, str], module: str) -> None:
+    """Operators over the functions `forward` and `backward` of a module of kvmem/triton."""
+    for schema, name in zip(schemas, ("forward", "backward"), strict=True):
+        operator = TRITON_LIBRARY.define(schema)
+        # On a CPU they run in Triton's interpreter.
+        for key in ("CPU", "CUDA"):
+            TRITON_LIBRARY.impl(operator, triton_function(module, name), key)
 
 
 if AVAILABLE:
     _load_library()
     _register(COMPILED)
 
-_TRITON_LIBRARY = torch.library.Library(TRITON, "DEF")
-for _schema, _name in zip(SCHEMAS, ("forward", "backward"), strict=True):
-    _operator = _TRITON_LIBRARY.define(_schema)
-    # On a CPU they run in Triton's interpreter.
-    for _key in ("CPU", "CUDA"):
-        _TRITON_LIBRARY.impl(_operator, _triton(_name), _key)
+define_triton(SCHEMAS, "launch")
 _register(TRITON)

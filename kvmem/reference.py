@@ -47,8 +47,15 @@ def equations(
     g = g if linear_write_gate else g.sigmoid()
     m = g * phi(write_word(w)) + (1 - g) * phi(write_image(r))  # (B, T, M)
 
+    out, alpha = _read(h, phi(key(m)), phi(value(m)), mask, response_gate)
+    return out.unflatten(2, image.shape[2:]), alpha.unflatten(2, image.shape[2:])
+
+
+def _read(
+    h: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, response_gate: Callable[[Tensor, Tensor], Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """Steps 2 to 4: h (B, C, N), k and v (B, T, C); without a response gate o is the response."""
     # 2. Key addressing
-    k = phi(key(m))  # (B, T, C)
     alpha = k @ h  # (B, T, N)
     if mask is None:
         alpha = alpha.softmax(1)
@@ -58,13 +65,13 @@ def equations(
         alpha = alpha.masked_fill(~slots, torch.finfo(alpha.dtype).min).softmax(1) * slots
 
     # 3. Value reading
-    v = phi(value(m))  # (B, T, C)
     o = v.transpose(1, 2) @ alpha  # (B, C, N)
+    if response_gate is None:
+        return o, alpha
 
     # 4. Gated response
     gamma = response_gate(h, o).sigmoid()  # (B, 1 or C, N)
-    out = torch.lerp(h, o, gamma)  # (1 - gamma) h + gamma o
-    return out.unflatten(2, image.shape[2:]), alpha.unflatten(2, image.shape[2:])
+    return torch.lerp(h, o, gamma), alpha  # (1 - gamma) h + gamma o
 
 
 def kv_memory_reference(
@@ -88,11 +95,6 @@ def kv_memory_reference(
     detach_mean: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The equations with the weights of `kvmem.kv_memory`, in the type of its tensors. Nothing is checked here."""
-
-    def response_gate(h: Tensor, o: Tensor) -> Tensor:
-        gate_h, gate_o = response_gate_weight.chunk(2, 1)  # W_g [h, o] without writing out [h, o]
-        return gate_h @ h + gate_o @ o + response_gate_bias.unsqueeze(1)
-
     return equations(
         image,
         words,
@@ -103,11 +105,32 @@ def kv_memory_reference(
         partial(linear, weight=write_image_weight, bias=write_image_bias),
         partial(linear, weight=key_weight, bias=key_bias),
         partial(linear, weight=value_weight, bias=value_bias),
-        response_gate,
+        partial(_response_gate, response_gate_weight, response_gate_bias),
         linear_write_gate,
         relu,
         detach_mean,
     )
+
+
+def _response_gate(weight: Tensor, bias: Tensor, h: Tensor, o: Tensor) -> Tensor:
+    gate_h, gate_o = weight.chunk(2, 1)  # W_g [h, o] without writing out [h, o]
+    return gate_h @ h + gate_o @ o + bias.unsqueeze(1)
+
+
+def memory_read_reference(
+    image: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    response_gate_weight: Tensor | None,
+    response_gate_bias: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Steps 2 to 4 with keys and values (B, T, C) as they are given: `kvmem.memory_read` in the tensors' own type."""
+    gate = None if response_gate_weight is None else partial(_response_gate, response_gate_weight, response_gate_bias)
+    if mask is not None:
+        keys, values = (slots.masked_fill(~mask.unsqueeze(2), 0) for slots in (keys, values))
+    out, alpha = _read(image.flatten(2), keys, values, mask, gate)
+    return out.unflatten(2, image.shape[2:]), alpha.unflatten(2, image.shape[2:])
 
 
 def kv_memory_eager(
@@ -126,3 +149,14 @@ def kv_memory_eager(
     wide = (tensor.float() for tensor in weights)
     out, attention = kv_memory_reference(image.float(), words.float(), mask, *wide, *options)
     return out.to(image.dtype), attention.to(image.dtype)
+
+
+def memory_read_eager(*inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`memory_read_reference` with float32 arithmetic where the tensors have 16 bits."""
+    dtype = inputs[0].dtype
+    if dtype not in (torch.float16, torch.bfloat16):
+        return memory_read_reference(*inputs)
+    image, keys, values, mask, *gate = inputs
+    gate = (tensor if tensor is None else tensor.float() for tensor in gate)
+    out, attention = memory_read_reference(image.float(), keys.float(), values.float(), mask, *gate)
+    return out.to(dtype), attention.to(dtype)

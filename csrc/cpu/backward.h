@@ -48,9 +48,9 @@ static BackwardWorkspace<F> take_backward_workspace(const BackwardArguments& a, 
 
 KVMEM_INLINE bool wants_image(const BackwardArguments& a) { return a.gradients[kImage] != nullptr; }
 
-// Whether anything needs the sums over positions: a parameter, the words, or the image through its mean.
+// Whether anything needs the sums over positions: a parameter, the words, keys or values, or the image by its mean.
 KVMEM_INLINE bool wants_memory(const BackwardArguments& a) {
-  for (int input = kWords; input < kInputs; ++input) {
+  for (int input = kWords; input < kAllInputs; ++input) {
     if (a.gradients[input]) return true;
   }
   return wants_image(a) && !a.options.detach_mean;
@@ -65,6 +65,10 @@ static TableGradients<F> tables_at(const Sizes& s, const BackwardWorkspace<F>& w
 template <typename T, typename F = Arithmetic<T>>
 static void recompute_memory(const BackwardArguments& a, const BackwardWorkspace<F>& w, int64_t image) {
   const Sizes& s = a.sizes;
+  if (a.options.given) {
+    take_memory_of_image<T>(a, w.weights, image, state_at<F>(s, w.states, w.state_bytes, image).memory);
+    return;
+  }
   const int64_t Cp = round_up(s.C, kLanes<F>);
   F* mean = w.means + image * Cp;
   read_row(static_cast<const F*>(a.mean) + image * s.C, s.C, mean, Cp);
@@ -124,20 +128,39 @@ static void add_mean_gradient(Plane<T> dh, const F* mean_gradient, int64_t start
   }
 }
 
-// dw of one image into the caller's tensor: masked slots get zeros.
+// Rows of the packed slots (slots, width), padded to whole vectors, as one image's part (T, width) of a gradient of the
+// caller's, where that is wanted: masked slots get zeros.
 template <typename T, typename F = Arithmetic<T>>
-static void write_words_gradient(const BackwardArguments& a, const ImageState<F>& state, int64_t image) {
-  const Sizes& s = a.sizes;
-  const int64_t Dp = round_up(s.D, kLanes<F>);
-  T* out = static_cast<T*>(a.gradients[kWords]) + image * s.T * s.D;
+static void write_slots_gradient(const Sizes& s, const Memory<F>& memory, const F* rows, int64_t width, void* gradient,
+                                 int64_t image) {
+  if (!gradient) return;
+  const int64_t pitch = round_up(width, kLanes<F>);
+  T* out = static_cast<T*>(gradient) + image * s.T * width;
   int64_t packed = 0;
   for (int64_t t = 0; t < s.T; ++t) {
-    if (packed < state.memory.slots[0] && state.memory.slots[1 + packed] == t) {
-      write_row(state.gradients.words + packed * Dp, s.D, out + t * s.D);
+    if (packed < memory.slots[0] && memory.slots[1 + packed] == t) {
+      write_row(rows + packed * pitch, width, out + t * width);
       ++packed;
     } else {
-      memset(static_cast<void*>(out + t * s.D), 0, sizeof(T) * s.D);
+      memset(static_cast<void*>(out + t * width), 0, sizeof(T) * width);
     }
+  }
+}
+
+// From the sums over one image's positions, which stand in the state's tables.
+template <typename T, typename F = Arithmetic<T>>
+static void memory_backward_of_image(const BackwardArguments& a, const Weights<F>& weights, const ImageState<F>& state,
+                                     int64_t image) {
+  const Sizes& s = a.sizes;
+  const Memory<F>& memory = state.memory;
+  const MemoryGradients<F>& g = state.gradients;
+  if (a.options.given) {
+    given_memory_backward(s, weights, memory, g);
+    write_slots_gradient<T>(s, memory, g.tables.addressing, s.C, a.gradients[kKeys], image);
+    write_slots_gradient<T>(s, memory, g.tables.values, s.C, a.gradients[kValues], image);
+  } else {
+    memory_backward(s, a.options, weights, memory, g);
+    write_slots_gradient<T>(s, memory, g.words, s.D, a.gradients[kWords], image);
   }
 }
 
@@ -150,8 +173,7 @@ static void memory_backward_of_group(const BackwardArguments& a, const BackwardW
     const ImageState<F> state = state_at<F>(s, w.states, w.state_bytes, first + i);
     sum_tables(s, state.memory.slots[0], tables_at(s, w, i * chunks.count), w.table_bytes, chunks.count,
                state.gradients.tables);
-    memory_backward(s, a.options, w.weights, state.memory, state.gradients);
-    if (a.gradients[kWords]) write_words_gradient<T>(a, state, first + i);
+    memory_backward_of_image<T>(a, w.weights, state, first + i);
   });
   if (!wants_image(a) || a.options.detach_mean) return;
   for_each(a.parallel, images * chunks.count, [&](int64_t task, int64_t) {

@@ -72,9 +72,10 @@ static void write_attention(const Sizes& s, const Memory<F>& memory, const F* sc
   }
 }
 
-// out = (1 - γ) h + γ o, written over o.
+// out = (1 - γ) h + γ o, written over o. Without a gate, o it is.
 template <typename F>
 static void respond_tile(const Sizes& s, const F* channels, const F* gate, F* o) {
+  if (s.R == 0) return;
   for (int64_t c = 0; c < s.C; ++c) {
     const F* gamma = gate + (s.R > 1 ? c * kTile : 0);
     for (int64_t n = 0; n < kTile; n += kLanes<F>) {
@@ -141,9 +142,8 @@ static int64_t sum_group(const ForwardArguments& a, const ForwardWorkspace<F>& w
 }
 
 template <typename T, typename F = Arithmetic<T>>
-static void forward_group(const ForwardArguments& a, const ForwardWorkspace<F>& w, int64_t first, int64_t images) {
+static void write_memories(const ForwardArguments& a, const ForwardWorkspace<F>& w, int64_t first, int64_t images) {
   const Sizes& s = a.sizes;
-  const int64_t chunks = chunks_of(s).count;
   const int64_t parts = sum_group<T>(a, w, first, images);
   for_each(a.parallel, images, [&](int64_t i, int64_t) {
     const int64_t image = first + i;
@@ -152,6 +152,28 @@ static void forward_group(const ForwardArguments& a, const ForwardWorkspace<F>& 
     prepare_memory(s, a.options, w.weights, static_cast<const T*>(a.inputs[kWords]) + image * s.T * s.D,
                    a.mask ? a.mask + image * s.T : nullptr, mean, memory_at<F>(s, w.memories, w.memory_bytes, i));
   });
+}
+
+// One image's memory from the call's keys and values, in whatever direction.
+template <typename T, typename Arguments, typename F = Arithmetic<T>>
+static void take_memory_of_image(const Arguments& a, const Weights<F>& weights, int64_t image, const Memory<F>& out) {
+  const Sizes& s = a.sizes;
+  const int64_t at = image * s.T * s.C;
+  take_given_memory(s, weights, static_cast<const T*>(a.inputs[kKeys]) + at,
+                    static_cast<const T*>(a.inputs[kValues]) + at, a.mask ? a.mask + image * s.T : nullptr, out);
+}
+
+template <typename T, typename F = Arithmetic<T>>
+static void forward_group(const ForwardArguments& a, const ForwardWorkspace<F>& w, int64_t first, int64_t images) {
+  const Sizes& s = a.sizes;
+  const int64_t chunks = chunks_of(s).count;
+  if (a.options.given) {
+    for_each(a.parallel, images, [&](int64_t i, int64_t) {
+      take_memory_of_image<T>(a, w.weights, first + i, memory_at<F>(s, w.memories, w.memory_bytes, i));
+    });
+  } else {
+    write_memories<T>(a, w, first, images);
+  }
   for_each(a.parallel, images * chunks, [&](int64_t task, int64_t thread) {
     const int64_t i = task / chunks;
     Arena arena{w.scratch + thread * w.scratch_bytes};

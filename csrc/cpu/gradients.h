@@ -9,7 +9,7 @@ namespace kvmem::cpu::KVMEM_ISA {
 template <typename F>
 struct TableGradients {
   F* addressing;  // (slots + R, Cp): Σ_n ds_t h, then Σ_n dz_r h
-  F* values;      // (slots, Cp): Σ_n α_t γ dout, the part of dv that doesn't go through the gate
+  F* values;      // (slots, Cp): Σ_n α_t γ dout, the part of dv that doesn't go through the gate, then all of it
   F* response;    // R = 1: (slots, lanes), to be summed over lanes; R = C: (slots, Cp): Σ_n α_t dz_r
   F* gate_bias;   // (R, lanes), to be summed over lanes: Σ_n dz_r
   int64_t response_pitch;

@@ -46,13 +46,20 @@ static void through_activation(const F* activated, int64_t features, int64_t Tp,
   }
 }
 
-// dv_t += W_g's second half^T Σ_n α_t dz, then through φ; likewise dk_t.
+// dv_t += W_g's second half^T Σ_n α_t dz
+template <typename F>
+static void values_backward(const Sizes& s, const Weights<F>& w, int64_t slots, const TableGradients<F>& tables) {
+  const int64_t Cp = round_up(s.C, kLanes<F>);
+  gemm<F>(slots, Cp, s.R, {tables.response, tables.response_pitch, 1}, w.response_padded, Cp, tables.values, Cp, true);
+}
+
+// dv_t and dk_t through φ.
 template <typename F>
 static void keys_and_values_backward(const Sizes& s, const Options& options, const Weights<F>& w, const Memory<F>& m,
                                      const MemoryGradients<F>& g) {
   const int64_t Cp = round_up(s.C, kLanes<F>), slots = m.slots[0];
   const TableGradients<F>& tables = g.tables;
-  gemm<F>(slots, Cp, s.R, {tables.response, tables.response_pitch, 1}, w.response_padded, Cp, tables.values, Cp, true);
+  values_backward(s, w, slots, tables);
   transpose(tables.values, Cp, m.Tp, Cp, g.values, m.Tp);
   memset(g.keys, 0, sizeof(F) * Cp * m.Tp);
   for (int64_t t = 0; t < slots; ++t) {
@@ -162,6 +169,14 @@ static void memory_backward(const Sizes& s, const Options& options, const Weight
   add_vector_matrix(g.gate_sum, w.gate_image, s.G, s.C, g.mean);
   // Padding rows of m and v may hold anything: their transposes' padding columns are never written out.
   transpose(m.memory, m.Tp, Mp, m.Tp, g.memory_t, Mp);
+  transpose(m.values, m.Tp, Cp, m.Tp, g.values_t, Cp);
+}
+
+// Of a memory that is given: dk and dv are then rows of the tables.
+template <typename F>
+static void given_memory_backward(const Sizes& s, const Weights<F>& w, const Memory<F>& m, const MemoryGradients<F>& g) {
+  const int64_t Cp = round_up(s.C, kLanes<F>);
+  values_backward(s, w, m.slots[0], g.tables);
   transpose(m.values, m.Tp, Cp, m.Tp, g.values_t, Cp);
 }
 

@@ -1,4 +1,4 @@
-// Steps 1 to 3 for the slots of one image: memory writing, keys, values (docs/layer.md).
+// Steps 1 to 3 for the slots of one image: memory writing, keys, values (docs/layer.md); or keys and values as given.
 //
 // Matrices lie feature-major, (features, Tp), with the slots that hold a word packed into the first `slots` of Tp
 // columns: masked slots cost nothing afterwards, and weights are read as they are, without a transpose.
@@ -45,16 +45,20 @@ static Memory<F> take_memory(const Sizes& s, Arena& arena) {
   return memory;
 }
 
-template <typename T, typename F = Arithmetic<T>>
-static void pack_words(const Sizes& s, const T* words, const bool* mask, const Memory<F>& out) {
-  const int64_t Dp = round_up(s.D, kLanes<F>);
+// Into out.slots.
+template <typename F>
+static void find_slots(const Sizes& s, const bool* mask, const Memory<F>& out) {
   int64_t count = 0;
   for (int64_t t = 0; t < s.T; ++t) {
-    if (mask && !mask[t]) continue;
-    read_row(words + t * s.D, s.D, out.words + count * Dp, Dp);
-    out.slots[++count] = t;
+    if (!mask || mask[t]) out.slots[++count] = t;
   }
   out.slots[0] = count;
+}
+
+template <typename T, typename F = Arithmetic<T>>
+static void pack_words(const Sizes& s, const T* words, const Memory<F>& out) {
+  const int64_t Dp = round_up(s.D, kLanes<F>), count = out.slots[0];
+  for (int64_t i = 0; i < count; ++i) read_row(words + out.slots[1 + i] * s.D, s.D, out.words + i * Dp, Dp);
   memset(out.words + count * Dp, 0, sizeof(F) * (out.Tp - count) * Dp);
   transpose(out.words, Dp, out.Tp, Dp, out.words_t, out.Tp);
 }
@@ -114,11 +118,9 @@ static void write_memory(const Sizes& s, const Options& options, const Weights<F
   }
 }
 
-// k_t = φ(K m_t + b_k), v_t = φ(V m_t + b_v), and the tables that the pixel pass multiplies by.
+// What the pixel pass multiplies by beside the values.
 template <typename F>
-static void read_out_memory(const Sizes& s, const Options& options, const Weights<F>& w, const Memory<F>& out) {
-  linear(w.key, w.key_bias, s.C, s.M, out.memory, out.Tp, out.keys, options.relu);
-  linear(w.value, w.value_bias, s.C, s.M, out.memory, out.Tp, out.values, options.relu);
+static void fill_tables(const Sizes& s, const Weights<F>& w, const Memory<F>& out) {
   const int64_t slots = out.slots[0];
   for (int64_t t = 0; t < slots; ++t) {
     for (int64_t c = 0; c < s.C; ++c) out.addressing[t * s.C + c] = out.keys[c * out.Tp + t];
@@ -129,12 +131,42 @@ static void read_out_memory(const Sizes& s, const Options& options, const Weight
   gemm<F>(s.R, out.Tp, s.C, {w.response_gate + s.C, 2 * s.C, 1}, out.values, out.Tp, out.response, out.Tp);
 }
 
+// k_t = φ(K m_t + b_k), v_t = φ(V m_t + b_v)
+template <typename F>
+static void read_out_memory(const Sizes& s, const Options& options, const Weights<F>& w, const Memory<F>& out) {
+  linear(w.key, w.key_bias, s.C, s.M, out.memory, out.Tp, out.keys, options.relu);
+  linear(w.value, w.value_bias, s.C, s.M, out.memory, out.Tp, out.values, options.relu);
+  fill_tables(s, w, out);
+}
+
 template <typename T, typename F = Arithmetic<T>>
 static void prepare_memory(const Sizes& s, const Options& options, const Weights<F>& w, const T* words,
                            const bool* mask, const F* mean, const Memory<F>& out) {
-  pack_words(s, words, mask, out);
+  find_slots(s, mask, out);
+  pack_words(s, words, out);
   write_memory(s, options, w, mean, out);
   read_out_memory(s, options, w, out);
+}
+
+// One of the tables (C, Tp) from what is given (T, C): what stands in a slot that holds nothing doesn't matter.
+template <typename T, typename F = Arithmetic<T>>
+static void take_slots(const Sizes& s, const T* given, const Memory<F>& memory, F* table) {
+  const int64_t slots = memory.slots[0];
+  for (int64_t c = 0; c < s.C; ++c) {
+    F* row = table + c * memory.Tp;
+    for (int64_t i = 0; i < slots; ++i) row[i] = to_arithmetic(given[memory.slots[1 + i] * s.C + c]);
+    for (int64_t i = slots; i < memory.Tp; ++i) row[i] = F(0);
+  }
+}
+
+// A memory that is given: `keys` and `values` (T, C) of one image.
+template <typename T, typename F = Arithmetic<T>>
+static void take_given_memory(const Sizes& s, const Weights<F>& w, const T* keys, const T* values, const bool* mask,
+                              const Memory<F>& out) {
+  find_slots(s, mask, out);
+  take_slots(s, keys, out, out.keys);
+  take_slots(s, values, out, out.values);
+  fill_tables(s, w, out);
 }
 
 }  // namespace kvmem::cpu::KVMEM_ISA

@@ -87,6 +87,13 @@ static void gate_gradient_vector(const Sizes& s, const Memory<F>& memory, Backwa
   gemm<F>(slots, kTile, s.R, {memory.response, 1, memory.Tp}, dz, kTile, x.products, kTile, true);
 }
 
+// No gate: dα without the returned attention's part.
+template <typename F>
+static void values_gradient(const Sizes& s, const Memory<F>& memory, BackwardScratch<F> x) {
+  gemm<F>(memory.slots[0], kTile, s.C, {memory.values, 1, memory.Tp}, x.grad_channels, kTile, x.products, kTile, false,
+          x.ahead);
+}
+
 // ds from α and dα (in products). `attention` holds the returned attention's gradient in ds's place, if there is one.
 template <typename F>
 static void softmax_gradient(int64_t slots, bool attention, BackwardScratch<F> x) {
@@ -149,8 +156,10 @@ static void add_tables(const Sizes& s, int64_t slots, BackwardScratch<F> x, cons
   for (int64_t r = 0; r < s.R; ++r) add_lanes(x.grads + (slots + r) * kTile, g.gate_bias + r * kLanes<F>);
   if (s.R > 1) {
     add_gate_tables_vector(s, slots, x, g);
-  } else {
+  } else if (s.R == 1) {
     add_gate_tables_scalar(s, slots, x, g);
+  } else {
+    gemm<F>(slots, Cp, kTile, {x.scores, kTile, 1}, x.grad_positions, Cp, g.values, Cp, true, x.ahead);
   }
 }
 
@@ -158,13 +167,14 @@ static void add_tables(const Sizes& s, int64_t slots, BackwardScratch<F> x, cons
 template <typename F>
 static void image_gradient(const Sizes& s, const Memory<F>& memory, BackwardScratch<F> x) {
   const int64_t slots = memory.slots[0];
-  for (int64_t c = 0; c < s.C; ++c) {
+  for (int64_t c = 0; c < s.C && s.R > 0; ++c) {
     const F* gate = x.scores + (slots + (s.R > 1 ? c : 0)) * kTile;
     for (int64_t n = 0; n < kTile; n += kLanes<F>) {
       store<F>(x.gated + c * kTile + n, (F(1) - load<F>(gate + n)) * load<F>(x.grad_channels + c * kTile + n));
     }
   }
-  gemm<F>(s.C, kTile, slots + s.R, {memory.addressing, 1, s.C}, x.grads, kTile, x.gated, kTile, true, x.ahead);
+  gemm<F>(s.C, kTile, slots + s.R, {memory.addressing, 1, s.C}, x.grads, kTile, x.gated, kTile, s.R > 0,
+          x.ahead);
 }
 
 // One tile whose h and dout stand in the scratch.
@@ -175,8 +185,10 @@ static void backward_tile(const Sizes& s, const Memory<F>& memory, const F* gate
   address_tile(s, memory, gate_bias, x.channels, x.scores, x.ahead);
   if (s.R > 1) {
     gate_gradient_vector(s, memory, x);
-  } else {
+  } else if (s.R == 1) {
     gate_gradient_scalar(s, memory, x);
+  } else {
+    values_gradient(s, memory, x);
   }
   if (grad_attention) read_attention_gradient(s, memory, grad_attention, start, count, x.grads);
   softmax_gradient(slots, grad_attention != nullptr, x);

@@ -23,9 +23,10 @@ struct Weights {
   F* response_padded;    // W_g's half that meets o, (R, Cp)
 };
 
-// Where the type needs no conversion, the tensor itself serves.
+// Where the type needs no conversion, the tensor itself serves. A memory that is given has few of them.
 template <typename T, typename F = Arithmetic<T>>
 static const F* weight(const void* tensor, int64_t count, Arena& arena) {
+  if (!tensor) return nullptr;
   if constexpr (sizeof(T) == sizeof(F)) {
     return static_cast<const F*>(tensor);
   } else {

@@ -9,7 +9,7 @@ namespace kvmem::cuda {
 
 template <typename T>
 Path Kernels<T>::backward_path(const BackwardArguments& a) {
-  return !always_general() && cluster_backward_plan<T>(a).fits ? Path::cluster : Path::general;
+  return !always_general() && !a.options.given && cluster_backward_plan<T>(a).fits ? Path::cluster : Path::general;
 }
 
 template <typename T>

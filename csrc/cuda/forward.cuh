@@ -9,7 +9,8 @@ namespace kvmem::cuda {
 
 template <typename T>
 Path Kernels<T>::forward_path(const ForwardArguments& a) {
-  return !always_general() && cluster_forward_plan<T>(a).fits ? Path::cluster : Path::general;
+  // A memory that is given is the general path's.
+  return !always_general() && !a.options.given && cluster_forward_plan<T>(a).fits ? Path::cluster : Path::general;
 }
 
 template <typename T>

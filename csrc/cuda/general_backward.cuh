@@ -4,8 +4,8 @@
 #include "general_gradients.cuh"
 #include "general_shape.cuh"
 #include "general_sums.cuh"
+#include "given_memory_backward.cuh"
 #include "image_gradient.cuh"
-#include "memory_backward.cuh"
 #include "products.cuh"
 
 namespace kvmem::cuda {
@@ -34,7 +34,8 @@ KVMEM_DEVICE void differentiate_tile(const GeneralBackward<T>& p, const Backward
     for_each_row(P, [&](int n) { differentiate_row_scalar(p, x, n); });
     block_barrier();
     if (!sums.numbers) return;
-    add_scalar_sums(sums, x.h, x.grad, x.weights, x.score_grads, x.share, x.gate_grad, p.tile.C, p.slots, P);
+    add_scalar_sums(sums, x.h, x.grad, x.weights, x.score_grads, x.share, x.gate_grad, p.tile.C, p.slots, P,
+                    p.gated);
   }
 }
 
@@ -129,7 +130,7 @@ BackwardPlan backward_plan(const BackwardArguments& a) {
   BackwardPlan plan{};
   plan.want_image = a.gradients[kImage] != nullptr;
   plan.want_sums = plan.want_image && !a.options.detach_mean;
-  for (int i = kWords; i < kInputs; ++i) plan.want_sums = plan.want_sums || a.gradients[i];
+  for (int i = kWords; i < kAllInputs; ++i) plan.want_sums = plan.want_sums || a.gradients[i];
   const bool wide = lines_are_wide<T>(s, a.channels_last, a.inputs[kImage]) &&
                     lines_are_wide<T>(s, a.channels_last, a.grad_out) &&
                     lines_are_wide<T>(s, a.channels_last, a.gradients[kImage]);
@@ -207,6 +208,7 @@ const char* launch_backward_chunks(const BackwardArguments& a, const BackwardPla
                              plan.shared,
                              sums_layout(s),
                              plan.sums_in_shared,
+                             s.R > 0,
                              g.slots,
                              g.scores,
                              plan.chunks,
@@ -233,6 +235,10 @@ const char* general_backward(const BackwardArguments& a, void* stream) {
   if (const char* error = launch_pack_tables<T>(plan.tables, a.memory, gate, w.tables, stream)) return error;
   if (const char* error = launch_backward_chunks(a, plan, w, stream)) return error;
   if (!plan.want_sums) return nullptr;
+  if (a.options.given) {
+    if (const char* error = given_memory_backward<T>(a, w.sums, plan.chunks, w.gradients, stream)) return error;
+    return gate_gradients<T>(a, w.gradients, stream);
+  }
   if (const char* error = memory_backward<T>(a, w.sums, plan.chunks, w.gradients, stream)) return error;
   if (const char* error = parameter_gradients<T>(a, w.gradients, stream)) return error;
   if (!plan.want_image || a.options.detach_mean) return nullptr;

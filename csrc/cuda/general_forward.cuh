@@ -1,4 +1,5 @@
-// The forward pass for every shape: mean, memory writing, tables for the tensor cores, then positions tile by tile.
+// The forward pass for every shape: mean, memory writing, tables for the tensor cores, then positions tile by tile. A
+// memory that is given takes the place of the first two.
 //
 //   s_t = k_t · h;  α = softmax_t(s);  o = Σ_t α_t v_t;  γ = σ(W_g [h, o] + b_g);  out = (1 - γ) h + γ o
 // where W_g's second half · o = Σ_t α_t u_t.
@@ -7,6 +8,7 @@
 #include "general_addressing.cuh"
 #include "general_shape.cuh"
 #include "general_tables.cuh"
+#include "given_memory.cuh"
 #include "mean.cuh"
 #include "memory_forward.cuh"
 
@@ -35,7 +37,7 @@ struct GeneralForward {
   ForwardShared shared;
   int slots, tiles, memory_size, response_offset;
   int slot_pitch, score_pitch;
-  bool wide_attention;
+  bool wide_attention, gated;
 };
 
 // One block's tile.
@@ -80,7 +82,7 @@ KVMEM_DEVICE void address_row(const GeneralForward<T>& p, const ForwardTile<T, k
   for_each_slot(p.slots, [&](int t) {
     const float e = exponential(t);
     total += e;
-    if constexpr (!kVector) read += e * response[t];
+    if constexpr (!kVector) read += p.gated ? e * response[t] : 0.0f;
   });
   total = sum_of_row(total);
   const float scale = total > 0.0f ? 1.0f / total : 0.0f;
@@ -93,11 +95,11 @@ KVMEM_DEVICE void address_row(const GeneralForward<T>& p, const ForwardTile<T, k
   }
   if constexpr (!kVector) {
     read = sum_of_row(read) * scale;
-    if (first) x.gate[n] = sigmoid(scores[p.slots] + read + to_float(p.gate_bias[0]));
+    if (first && p.gated) x.gate[n] = sigmoid(scores[p.slots] + read + to_float(p.gate_bias[0]));
   }
 }
 
-// out = h + γ (o - h) in h's place.
+// out = h + γ (o - h) in h's place; without a gate, o.
 template <typename T, bool kChannelsLast>
 KVMEM_DEVICE void respond_scalar(const GeneralForward<T>& p, const ForwardTile<T, kChannelsLast>& x) {
   const Table<T> values = table_of(p.tables, p.values, x.b);
@@ -107,8 +109,8 @@ KVMEM_DEVICE void respond_scalar(const GeneralForward<T>& p, const ForwardTile<T
     accumulate(read, x.alpha, row, values, column, channels, round_up_16(p.slots));
     for_each_pair(row, column, channels, [&](int n, int c, int part, int half) {
       const Float2 h = read_pair(x.h, n, c), o = pair_of(read, part, half);
-      const float gamma = x.gate[n];
-      write_pair(x.h, n, c, h.x + gamma * (o.x - h.x), h.y + gamma * (o.y - h.y));
+      const float gamma = p.gated ? x.gate[n] : 0.0f;
+      write_pair(x.h, n, c, p.gated ? h.x + gamma * (o.x - h.x) : o.x, p.gated ? h.y + gamma * (o.y - h.y) : o.y);
     });
   });
 }
@@ -178,7 +180,7 @@ struct ForwardPlan {
 };
 
 template <typename T>
-ForwardPlan forward_plan(const Sizes& s) {
+ForwardPlan forward_plan(const Sizes& s, bool given) {
   ForwardPlan plan{};
   plan.tables.sizes = s;
   plan.keys = plan.tables.add(Source::keys, false);
@@ -187,14 +189,14 @@ ForwardPlan forward_plan(const Sizes& s) {
     plan.gate = plan.tables.add(Source::gate, true);
     plan.response = plan.tables.add(Source::response, true);
   }
-  plan.sums_bytes = round_up_256(s.B * mean_chunks(s) * s.C * sizeof(float));
+  plan.sums_bytes = given ? 0 : round_up_256(s.B * mean_chunks(s) * s.C * sizeof(float));
   plan.workspace = plan.sums_bytes + round_up_256(plan.tables.numbers * sizeof(T));
   return plan;
 }
 
 template <typename T>
 size_t general_forward_workspace(const ForwardArguments& a) {
-  return forward_plan<T>(a.sizes).workspace;
+  return forward_plan<T>(a.sizes, a.options.given).workspace;
 }
 
 template <typename T>
@@ -229,7 +231,8 @@ const char* launch_forward_tiles(const ForwardArguments& a, const ForwardPlan& p
                             layout.response,
                             g.slot_pitch,
                             g.score_pitch,
-                            lines_are_wide<T>(s, false, a.attention)};
+                            lines_are_wide<T>(s, false, a.attention),
+                            s.R > 0};
   const Launch how{s.B * tiles, kGeneralThreads, 1, shared.size, stream};
   if (s.R > 1) {
     return a.channels_last ? launch<general_forward_tiles<T, true, true>>(how, p)
@@ -242,11 +245,15 @@ const char* launch_forward_tiles(const ForwardArguments& a, const ForwardPlan& p
 template <typename T>
 const char* general_forward(const ForwardArguments& a, void* stream) {
   const Sizes& s = a.sizes;
-  const ForwardPlan plan = forward_plan<T>(s);
+  const ForwardPlan plan = forward_plan<T>(s, a.options.given);
   float* sums = static_cast<float*>(a.workspace);
   T* tables = reinterpret_cast<T*>(static_cast<char*>(a.workspace) + plan.sums_bytes);
-  if (const char* error = launch_mean<T>(a, sums, stream)) return error;
-  if (const char* error = memory_forward<T>(a, sums, mean_chunks(s), stream)) return error;
+  if (a.options.given) {
+    if (const char* error = take_given_memory<T>(a, stream)) return error;
+  } else {
+    if (const char* error = launch_mean<T>(a, sums, stream)) return error;
+    if (const char* error = memory_forward<T>(a, sums, mean_chunks(s), stream)) return error;
+  }
   const void* gate = a.inputs[kResponseGateWeight];
   if (const char* error = launch_pack_tables<T>(plan.tables, a.memory, gate, tables, stream)) return error;
   return launch_forward_tiles<T>(a, plan, tables, stream);

@@ -40,7 +40,7 @@ struct GeneralBackward {
   TileShape tile;
   BackwardShared shared;
   SumsLayout layout;
-  bool sums_in_shared;
+  bool sums_in_shared, gated;
   int slots, scores;  // with the scalar gate's column
   int chunks, chunk_tiles;
   int memory_size, response_offset;
@@ -110,7 +110,7 @@ KVMEM_DEVICE float kept_gradient(const BackwardTile<T, kChannelsLast>& x, int C,
   return sum_of_row(sum);
 }
 
-// Scalar gate, one position: from s_t and v_t · dout to α_t γ, ds_t and dz.
+// Scalar gate or none (γ = 1), one position: from s_t and v_t · dout to α_t γ, ds_t and dz.
 template <typename T, bool kChannelsLast>
 KVMEM_DEVICE void differentiate_row_scalar(const GeneralBackward<T>& p, const BackwardTile<T, kChannelsLast>& x,
                                            int n) {
@@ -121,7 +121,7 @@ KVMEM_DEVICE void differentiate_row_scalar(const GeneralBackward<T>& p, const Ba
   for_each_slot(p.slots, [&](int t) {
     const float e = exponential(x, scores[t], log_sum_exp, n, t);
     total += e;
-    read += e * response[t];
+    read += p.gated ? e * response[t] : 0.0f;
     value += e * products[t];
     given += e * attention_gradient(p, x, n, t);
   });
@@ -131,7 +131,7 @@ KVMEM_DEVICE void differentiate_row_scalar(const GeneralBackward<T>& p, const Ba
   read = sum_of_row(read) * scale;
   value = sum_of_row(value) * scale;
   given = sum_of_row(given) * scale;
-  const float gate = sigmoid(scores[p.slots] + read + to_float(p.gate_bias[0]));
+  const float gate = p.gated ? sigmoid(scores[p.slots] + read + to_float(p.gate_bias[0])) : 1.0f;
   const float share = (value - kept) * (1.0f - gate), dz = share * gate;
   const float mean = gate * value + read * dz + given;
   for_each_slot(round_up_16(p.scores), [&](int t) {
@@ -139,7 +139,8 @@ KVMEM_DEVICE void differentiate_row_scalar(const GeneralBackward<T>& p, const Ba
     if (t < p.slots) {
       const float alpha = exponential(x, scores[t], log_sum_exp, n, t) * scale;
       weight = alpha * gate;
-      grad = alpha * (gate * products[t] + response[t] * dz + attention_gradient(p, x, n, t) - mean);
+      const float of_gate = p.gated ? response[t] * dz : 0.0f;
+      grad = alpha * (gate * products[t] + of_gate + attention_gradient(p, x, n, t) - mean);
     }
     if (t < round_up_16(p.slots)) x.weights(n, t) = from_float<T>(weight);
     x.score_grads(n, t) = from_float<T>(grad);

@@ -35,16 +35,18 @@ KVMEM_DEVICE int add_product(const ChunkSums& sums, int item, const Rows& left, 
   });
 }
 
-// Scalar gate: weights are α_t γ, score_grads ds_t with dz as the column after the last slot; dz = γ share.
+// Scalar gate or none: weights are α_t γ, score_grads ds_t with a gate's dz as the column after the last slot;
+// dz = γ share.
 template <typename Channels, typename Slots>
 KVMEM_DEVICE void add_scalar_sums(const ChunkSums& sums, const Channels& h, const Channels& grad, const Slots& weights,
                                   const Slots& score_grads, View<float> share, View<float> dz, int C, int slots,
-                                  int positions) {
+                                  int positions, bool gated) {
   const SumsLayout& l = sums.layout;
   int item = warp();
-  item = add_product(sums, item, transposed(h), score_grads, C, slots, positions, l.keys, l.gate_image);
+  item = add_product(sums, item, transposed(h), score_grads, C, slots, positions, l.keys,
+                     gated ? l.gate_image : -1);
   item = add_product(sums, item, transposed(grad), weights, C, slots, positions, l.values, -1);
-  for (; item <= slots; item += kGeneralWarps) {
+  for (; gated && item <= slots; item += kGeneralWarps) {
     float sum = 0.0f;
     for (int n = lane(); n < positions; n += kWarp) {
       sum += item < slots ? to_float(weights(n, item)) * share[n] : dz[n];

@@ -193,6 +193,25 @@ KVMEM_DEVICE void mean_backward(const MemorySide<T>& p, const GradientLayout& ou
   block_barrier();
 }
 
+// sum(place in the sums' layout) of one image over its chunks.
+KVMEM_DEVICE auto chunk_sum(View<const float> sums, int chunks, int size) {
+  return [=](int at) {
+    float x = 0.0f;
+    for (int chunk = 0; chunk < chunks; ++chunk) x += sums[static_cast<int64_t>(chunk) * size + at];
+    return x;
+  };
+}
+
+// The sums that the response gate's gradients and dv are made of.
+template <typename T, typename Sum>
+KVMEM_DEVICE void sum_gate_chunks(const MemorySide<T>& p, const SumsLayout& from, const GradientLayout& out, Team team,
+                                  Sum sum, View<float> gradients) {
+  const int member = team.rank * block_threads() + thread(), members = team.ranks * block_threads();
+  for (int i = member; i < p.R * p.T_; i += members) gradients[out.response + i] = sum(from.response + i);
+  for (int i = member; i < p.R * p.C; i += members) gradients[out.gate_image + i] = sum(from.gate_image + i);
+  for (int i = member; i < p.R; i += members) gradients[out.gate_bias + i] = sum(from.gate_bias + i);
+}
+
 template <typename T>
 struct MemoryBackward {
   MemorySide<T> side;
@@ -220,17 +239,8 @@ KVMEM_KERNEL(kMemoryThreads, 1) memory_backward_kernel(KVMEM_PARAMETER(MemoryBac
   const View<const float> sums = p.sums + image * p.chunks * p.sums_layout.size;
   const View<float> gradients = p.gradients + image * p.out.size;
   const View<const float> written = gradients.template as<const float>();
-  const auto sum = [&](int at) {
-    float x = 0.0f;
-    for (int chunk = 0; chunk < p.chunks; ++chunk) x += sums[static_cast<int64_t>(chunk) * p.sums_layout.size + at];
-    return x;
-  };
-  const int member = team.rank * block_threads() + thread(), members = team.ranks * block_threads();
-  for (int i = member; i < side.R * side.T_; i += members) gradients[p.out.response + i] = sum(p.sums_layout.response + i);
-  for (int i = member; i < side.R * side.C; i += members) {
-    gradients[p.out.gate_image + i] = sum(p.sums_layout.gate_image + i);
-  }
-  for (int i = member; i < side.R; i += members) gradients[p.out.gate_bias + i] = sum(p.sums_layout.gate_bias + i);
+  const auto sum = chunk_sum(sums, p.chunks, p.sums_layout.size);
+  sum_gate_chunks(side, p.sums_layout, p.out, team, sum, gradients);
   cluster_barrier();
   read_out_backward(
       side, p.out, team, kept, written + p.out.response,

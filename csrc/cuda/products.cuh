@@ -285,23 +285,30 @@ struct ProductsPlan {
   }
 };
 
+// W_g's halves, and its bias: sums over images alone, and one product.
+template <typename T>
+void plan_gate(const ProductFactors<T>& f, ProductsPlan<T>& plan) {
+  const Sizes& s = f.s;
+  const GradientLayout& g = f.gradient_layout;
+  const Factor<T> values = f.slots(f.memory, f.memory_layout.size, f.memory_layout.values);
+  const Factor<T> gate_image = f.gradient_vector(g.gate_image), gate_bias = f.gradient_vector(g.gate_bias);
+  plan.add({gate_image, gate_image, 1, s.B}, s.R * s.C, 0, -1, 0, 0, kResponseGateWeight, s.C, 2 * s.C);
+  plan.add({f.gradient(g.response), values, s.B, s.T}, s.R, s.C, kResponseGateWeight, s.C, 2 * s.C, -1, 1, 0);
+  plan.add({gate_bias, gate_bias, 1, s.B}, s.R, 0, -1, 0, 0, kResponseGateBias, s.R, 0);
+}
+
 template <typename T>
 void plan_weights(const ProductFactors<T>& f, ProductsPlan<T>& plan) {
   const Sizes& s = f.s;
   const GradientLayout& g = f.gradient_layout;
   const Factor<T> words = f.words(), means = f.means(), memory = f.gradient(g.memory);
-  const Factor<T> values = f.slots(f.memory, f.memory_layout.size, f.memory_layout.values);
   plan.add_weight({f.gradient(g.gate), words, s.B, s.T}, s.G, s.D, kGateWord, -1);
   plan.add_weight({f.gradient_vector(g.gate_sum), means, 1, s.B}, s.G, s.C, kGateImage, -1);
   plan.add_weight({f.gradient(g.word_part), words, s.B, s.T}, s.M, s.D, kWriteWordWeight, kWriteWordBias);
   plan.add_weight({f.gradient_vector(g.image_part), means, 1, s.B}, s.M, s.C, kWriteImageWeight, kWriteImageBias);
   plan.add_weight({f.gradient(g.keys), memory, s.B, s.T}, s.C, s.M, kKeyWeight, kKeyBias);
   plan.add_weight({f.gradient(g.values), memory, s.B, s.T}, s.C, s.M, kValueWeight, kValueBias);
-  // W_g's halves, and its bias: sums over images alone, and one product.
-  const Factor<T> gate_image = f.gradient_vector(g.gate_image), gate_bias = f.gradient_vector(g.gate_bias);
-  plan.add({gate_image, gate_image, 1, s.B}, s.R * s.C, 0, -1, 0, 0, kResponseGateWeight, s.C, 2 * s.C);
-  plan.add({f.gradient(g.response), values, s.B, s.T}, s.R, s.C, kResponseGateWeight, s.C, 2 * s.C, -1, 1, 0);
-  plan.add({gate_bias, gate_bias, 1, s.B}, s.R, 0, -1, 0, 0, kResponseGateBias, s.R, 0);
+  plan_gate(f, plan);
 }
 
 template <typename T>
@@ -319,24 +326,43 @@ void plan_words(const ProductFactors<T>& f, ProductsPlan<T>& plan) {
   plan.append(job);
 }
 
-// `gradients` (B, gradient_layout.size) -> every gradient that is wanted but the image's.
 template <typename T>
-const char* parameter_gradients(const BackwardArguments& a, const float* gradients, void* stream) {
+ProductFactors<T> product_factors(const BackwardArguments& a, const float* gradients) {
   const Sizes& s = a.sizes;
   const MemoryLayout m = memory_layout(s);
   const GradientLayout g = gradient_layout(s);
-  const ProductFactors<T> factors{a,
-                                  s,
-                                  view(gradients, s.B * g.size),
-                                  view(a.memory, s.B * m.size),
-                                  view(static_cast<const float*>(a.mean), s.B * s.C),
-                                  m,
-                                  g};
-  ProductsPlan<T> plan{a};
-  plan_weights(factors, plan);
-  if (s.B > 0) plan_words(factors, plan);
+  return {a,
+          s,
+          view(gradients, s.B * g.size),
+          view(a.memory, s.B * m.size),
+          view(static_cast<const float*>(a.mean), s.B * s.C),
+          m,
+          g};
+}
+
+template <typename T>
+const char* launch_products(const ProductsPlan<T>& plan, void* stream) {
   const Launch how{plan.blocks, kProductThreads, 1, kProductBytes, stream};
   return launch<multiply_products<T>>(how, plan.parameters);
+}
+
+// `gradients` (B, gradient_layout.size) -> every gradient that is wanted but the image's.
+template <typename T>
+const char* parameter_gradients(const BackwardArguments& a, const float* gradients, void* stream) {
+  const auto factors = product_factors<T>(a, gradients);
+  ProductsPlan<T> plan{a};
+  plan_weights(factors, plan);
+  if (a.sizes.B > 0) plan_words(factors, plan);
+  return launch_products(plan, stream);
+}
+
+// Of a memory that is given: the response gate's gradients, where they are wanted.
+template <typename T>
+const char* gate_gradients(const BackwardArguments& a, const float* gradients, void* stream) {
+  if (a.sizes.R == 0) return nullptr;
+  ProductsPlan<T> plan{a};
+  plan_gate(product_factors<T>(a, gradients), plan);
+  return launch_products(plan, stream);
 }
 
 }  // namespace kvmem::cuda

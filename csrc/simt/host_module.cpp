@@ -1,4 +1,4 @@
-// The CUDA kernels' source on the host for pytest: forward and backward on numpy arrays.
+// The CUDA kernels' source on the host for pytest: both directions of kv_memory and memory_read on numpy arrays.
 //
 // Numbers of 16 bits come and go as uint16 arrays of their bits. The image and what is shaped like it are (B, C, N)
 // arrays, or (B, N, C) if channels_last. Everything else has the shapes of csrc/kv_memory.h.
@@ -110,7 +110,7 @@ class Memory {
   std::vector<std::pair<const char*, std::unique_ptr<Buffer>>> buffers_;
 };
 
-constexpr const char* kNames[kInputs] = {"image",
+constexpr const char* kNames[kAllInputs] = {"image",
                                          "words",
                                          "gate_word",
                                          "gate_image",
@@ -123,7 +123,9 @@ constexpr const char* kNames[kInputs] = {"image",
                                          "value_weight",
                                          "value_bias",
                                          "response_gate_weight",
-                                         "response_gate_bias"};
+                                         "response_gate_bias",
+                                         "keys",
+                                         "values"};
 
 std::vector<int64_t> shape_of(const Array& array) { return {array.shape(), array.shape() + array.ndim()}; }
 
@@ -156,6 +158,29 @@ Arguments arguments_of(const Inputs& inputs, const std::optional<Array>& mask, c
   for (int i = 0; i < kInputs; ++i) {
     if (static_cast<size_t>(inputs[i].itemsize()) != memory.item()) throw std::invalid_argument(kNames[i]);
     a.inputs[i] = memory.input(kNames[i], inputs[i]);
+  }
+  if (mask) a.mask = static_cast<const bool*>(memory.input("mask", *mask));
+  return a;
+}
+
+// Image, keys and values, and weight and bias of a response gate where there is one.
+constexpr Input kReadInputs[] = {kImage, kKeys, kValues, kResponseGateWeight, kResponseGateBias};
+
+template <typename Arguments>
+Arguments read_arguments_of(const Inputs& inputs, const std::optional<Array>& mask, const Settings& settings,
+                            Memory& memory) {
+  if (inputs.size() != 3 && inputs.size() != 5) throw std::invalid_argument("expected three inputs, or five");
+  Arguments a{};
+  const Array &image = inputs[0], &keys = inputs[1];
+  const int channels = settings.channels_last ? 2 : 1;
+  a.sizes = {.B = image.shape(0), .C = image.shape(channels), .N = image.shape(3 - channels), .T = keys.shape(1),
+             .D = 0, .M = 0, .G = 0, .R = inputs.size() == 5 ? inputs[3].shape(0) : 0};
+  a.options = {.linear_write_gate = false, .relu = false, .detach_mean = true, .given = true};
+  a.type = memory.type();
+  a.channels_last = settings.channels_last;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (static_cast<size_t>(inputs[i].itemsize()) != memory.item()) throw std::invalid_argument(kNames[kReadInputs[i]]);
+    a.inputs[kReadInputs[i]] = memory.input(kNames[kReadInputs[i]], inputs[i]);
   }
   if (mask) a.mask = static_cast<const bool*>(memory.input("mask", *mask));
   return a;
@@ -244,6 +269,55 @@ py::dict backward(const Inputs& inputs, const std::optional<Array>& mask, const 
   return result;
 }
 
+py::dict read(const Inputs& inputs, const std::optional<Array>& mask, bool attention, const Settings& settings) {
+  Memory memory(settings.dtype, settings.misalignment);
+  auto a = read_arguments_of<ForwardArguments>(inputs, mask, settings, memory);
+  const auto [B, C, N, T, D, M, G, R] = a.sizes;
+  const int64_t kept = cuda::kept_memory(a.sizes);
+  a.out = memory.output("out", B * C * N * memory.item());
+  if (attention) a.attention = memory.output("attention", B * T * N * memory.item());
+  a.log_sum_exp = static_cast<float*>(memory.output("log_sum_exp", B * N * 4));
+  a.memory = static_cast<float*>(memory.output("memory", B * kept * 4));
+  a.workspace = memory.output("workspace", cuda::forward_workspace(a));
+  run([](const void* p, void* stream) { return cuda::forward(*static_cast<const ForwardArguments*>(p), stream); }, &a,
+      settings, memory);
+
+  py::dict result;
+  result["out"] = memory.array(a.out, shape_of(inputs[0]), false);
+  if (attention) result["attention"] = memory.array(a.attention, {B, T, N}, false);
+  result["log_sum_exp"] = memory.array(a.log_sum_exp, {B, N}, true);
+  result["memory"] = memory.array(a.memory, {B, kept}, true);
+  result["launches"] = launches();
+  return result;
+}
+
+py::dict read_backward(const Inputs& inputs, const std::optional<Array>& mask, const py::dict& saved,
+                       const Array& grad_out, const std::optional<Array>& grad_attention,
+                       const std::vector<bool>& needs, const Settings& settings) {
+  Memory memory(settings.dtype, settings.misalignment);
+  auto a = read_arguments_of<BackwardArguments>(inputs, mask, settings, memory);
+  a.log_sum_exp = static_cast<const float*>(memory.copy("log_sum_exp", saved["log_sum_exp"].cast<Array>()));
+  a.memory = static_cast<const float*>(memory.copy("memory", saved["memory"].cast<Array>()));
+  a.grad_out = memory.input("grad_out", grad_out);
+  if (grad_attention) a.grad_attention = memory.input("grad_attention", *grad_attention);
+  if (needs.size() != inputs.size()) throw std::invalid_argument("needs: expected a truth value for every input");
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (needs[i]) a.gradients[kReadInputs[i]] = memory.output("a gradient", inputs[i].nbytes());
+  }
+  a.workspace = memory.output("workspace", cuda::backward_workspace(a));
+  run([](const void* p, void* stream) { return cuda::backward(*static_cast<const BackwardArguments*>(p), stream); }, &a,
+      settings, memory);
+
+  py::dict result, gradients;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const Input input = kReadInputs[i];
+    if (needs[i]) gradients[kNames[input]] = memory.array(a.gradients[input], shape_of(inputs[i]), false);
+  }
+  result["gradients"] = gradients;
+  result["launches"] = launches();
+  return result;
+}
+
 }  // namespace
 }  // namespace kvmem
 
@@ -260,6 +334,20 @@ PYBIND11_MODULE(kvmem_simt, module) {
       [](const Inputs& inputs, const std::optional<Array>& mask, const py::dict& saved, const Array& grad_out,
          const std::optional<Array>& grad_attention, const std::vector<bool>& needs, const py::kwargs& settings) {
         return backward(inputs, mask, saved, grad_out, grad_attention, needs, settings_of(settings));
+      },
+      py::arg("inputs"), py::arg("mask"), py::arg("saved"), py::arg("grad_out"), py::arg("grad_attention"),
+      py::arg("needs"));
+  module.def(
+      "read",
+      [](const Inputs& inputs, const std::optional<Array>& mask, bool attention, const py::kwargs& settings) {
+        return read(inputs, mask, attention, settings_of(settings));
+      },
+      py::arg("inputs"), py::arg("mask"), py::arg("attention"));
+  module.def(
+      "read_backward",
+      [](const Inputs& inputs, const std::optional<Array>& mask, const py::dict& saved, const Array& grad_out,
+         const std::optional<Array>& grad_attention, const std::vector<bool>& needs, const py::kwargs& settings) {
+        return read_backward(inputs, mask, saved, grad_out, grad_attention, needs, settings_of(settings));
       },
       py::arg("inputs"), py::arg("mask"), py::arg("saved"), py::arg("grad_out"), py::arg("grad_attention"),
       py::arg("needs"));

@@ -21,9 +21,9 @@ class Layer(NamedTuple):
     """What a kernel is compiled for: channels, options, and blocks that depend on these alone."""
 
     C: int
-    M: int
+    M: int  # 0 where the memory is given instead of written, and then G too
     G: int
-    R: int
+    R: int  # 0: no response gate
     LINEAR: bool  # no σ on the write gate
     RELU: bool
     DTYPE: tl.dtype

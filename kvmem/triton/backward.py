@@ -36,11 +36,20 @@ from kvmem.triton.tables import (
 
 
 @triton.jit
-def scalar_gate_backward(alpha, z, p, q, u, weights):
-    """dα (positions, slots) through o and u, γ and dz (positions), from p = dout v and q = dout h."""
-    gamma = sigmoid(z + tl.sum(alpha * u[None, :], 1) + tl.load(weights.response_gate_bias).to(tl.float32))
-    dz = gamma * (1 - gamma) * (tl.sum(alpha * p, 1) - q)
-    return gamma[:, None] * p + dz[:, None] * u[None, :], gamma, dz
+def scalar_gate_backward(alpha, z, p, q, u, weights, L: tl.constexpr):
+    """dα (positions, slots) through o and u, γ and dz (positions), from p = dout v and q = dout h.
+
+    Without a gate γ is 1.
+    """
+    if L.R == 0:
+        dalpha = p
+        gamma = tl.full(q.shape, 1, tl.float32)
+        dz = tl.full(q.shape, 0, tl.float32)
+    else:
+        gamma = sigmoid(z + tl.sum(alpha * u[None, :], 1) + tl.load(weights.response_gate_bias).to(tl.float32))
+        dz = gamma * (1 - gamma) * (tl.sum(alpha * p, 1) - q)
+        dalpha = gamma[:, None] * p + dz[:, None] * u[None, :]
+    return dalpha, gamma, dz
 
 
 @triton.jit
@@ -90,9 +99,10 @@ def kv_memory_read_backward(
     v = load_values(memory, c, sizes, L)
     dk = tl.full((L.BLOCK_C, L.BLOCK_T), 0, tl.float32)
     dv = tl.full((L.BLOCK_C, L.BLOCK_T), 0, tl.float32)
-    if L.R == 1:
+    if L.R <= 1:
         u = tl.sum(load_response(memory, tl.full((1,), 0, tl.int32), sizes, L), 1)
-        w_h = load_vector(weights.response_gate, c, L.C)
+        if L.R == 1:
+            w_h = load_vector(weights.response_gate, c, L.C)
         dw = tl.full((L.BLOCK_C,), 0, tl.float32)
         # Summed up over the positions at the end.
         du = tl.full((BLOCK_N, L.BLOCK_T), 0, tl.float32)
@@ -107,10 +117,10 @@ def kv_memory_read_backward(
         dout = load_pixels(grad_out, start, c, sizes, L, BLOCK_N)
         alpha, z = addressing(image, h, k, memory, start, slots, weights, sizes, L, BLOCK_N)
         dh = tl.full((BLOCK_N, L.BLOCK_C), 0, tl.float32)
-        if L.R == 1:
+        if L.R <= 1:
             p = product(dout, tl.trans(v), tl.full((BLOCK_N, L.BLOCK_T), 0, tl.float32), L)
             q = tl.sum(h.to(tl.float32) * dout.to(tl.float32), 1)
-            dalpha, gamma, dz = scalar_gate_backward(alpha, z, p, q, u, weights)
+            dalpha, gamma, dz = scalar_gate_backward(alpha, z, p, q, u, weights, L)
             du += alpha * dz[:, None]
             gate = gamma[:, None]
         else:
@@ -125,14 +135,16 @@ def kv_memory_read_backward(
             dh += dz[:, None] * w_h[None, :]
             dw += tl.sum(dz[:, None] * h.to(tl.float32), 0)
         if grad_image is not None:
-            dh = product(ds, k, dh, L) + (1 - gate) * dout.to(tl.float32)
+            dh = product(ds, k, dh, L)
+            if L.R != 0:
+                dh += (1 - gate) * dout.to(tl.float32)
             store_pixels(grad_image + b * sizes.stride_b, dh, start, c, sizes, L, BLOCK_N)
         if L.DTYPE == tl.float32:
             # Its halves of h and dout together would not fit into the registers.
             h = load_pixels(image, start, c, sizes, L, BLOCK_N)
             dout = load_pixels(grad_out, start, c, sizes, L, BLOCK_N)
         dk = product(tl.trans(h), ds, dk, L)
-        if L.R == 1:
+        if L.R <= 1:
             dv = product(tl.trans(dout), alpha * gate, dv, L)
         else:
             dv = product(tl.trans(gate * dout.to(tl.float32)), alpha, dv, L)
@@ -143,7 +155,7 @@ def kv_memory_read_backward(
     if L.R == 1:
         store_scalar_gate(sums, column(dk, t, T) if L.GATE_IS_KEY else dw, c, sizes, L)
         store_scalar_response(sums, tl.sum(du, 0), tl.sum(db, 0), sizes, L)
-    else:
+    elif L.R > 1:
         store_vector_gate(sums, dw, c, c, sizes, L)
         store_vector_response(sums, du, tl.sum(db, 0), c, sizes, L)
 
@@ -167,7 +179,7 @@ def values_backward(
         h = load_pixels(image, start, c, sizes, L, BLOCK_N)
         dout = load_pixels(grad_out, start, c, sizes, L, BLOCK_N)
         v = load_values(memory, c, sizes, L)
-        if L.R == 1:
+        if L.R <= 1:
             p = product(dout, tl.trans(v), p, L)
             q += tl.sum(h.to(tl.float32) * dout.to(tl.float32), 1)
         else:
@@ -193,7 +205,7 @@ def image_backward(
             dh += (1 - gamma)[:, None] * dout
             if not L.GATE_IS_KEY:
                 dh += dz[:, None] * load_vector(weights.response_gate, c, L.C)[None, :]
-        else:
+        elif L.R > 1:
             dh += dout - load_pixels(scratch.do + b * sizes.stride_b, start, c, sizes, L, BLOCK_N).to(tl.float32)
             for other in range(0, sizes.C, L.BLOCK_C):
                 i = other + tl.arange(0, L.BLOCK_C)
@@ -215,7 +227,7 @@ def kv_memory_blocks_backward(
     memory += b * memory_size(sizes, L)
     t = tl.arange(0, L.BLOCK_T)
     slots = load_slots(mask, b, t, sizes.T)
-    if L.R == 1:
+    if L.R <= 1:
         u = tl.sum(load_response(memory, tl.full((1,), 0, tl.int32), sizes, L), 1)
         du = tl.full((L.BLOCK_T,), 0, tl.float32)
         db = tl.full((BLOCK_N,), 0, tl.float32)
@@ -223,16 +235,17 @@ def kv_memory_blocks_backward(
         alpha, z = addressing(image, None, None, memory, start, slots, weights, sizes, L, BLOCK_N)
         dalpha, q = values_backward(image, grad_out, memory, alpha, scratch, b, start, weights, sizes, L, BLOCK_N)
         gamma, dz = q, q
-        if L.R == 1:
-            dalpha, gamma, dz = scalar_gate_backward(alpha, z, dalpha, q, u, weights)
+        if L.R <= 1:
+            dalpha, gamma, dz = scalar_gate_backward(alpha, z, dalpha, q, u, weights, L)
             du += tl.sum(alpha * dz[:, None], 0)
             db += dz
         ds = addressing_backward(alpha, dalpha, grad_attention, dz, b, start, sizes, L, BLOCK_N)
         rows, inside = scratch_rows(b, start, sizes, L, BLOCK_N)
         tl.store(scratch.ds + rows, rounded(ds, L.DTYPE), mask=inside)
-        if L.R == 1:
-            n = start + tl.arange(0, BLOCK_N)
-            tl.store(scratch.dz + b * sizes.N + n, rounded(dz, L.DTYPE), mask=n < sizes.N)
+        if L.R <= 1:
+            if L.R == 1:
+                n = start + tl.arange(0, BLOCK_N)
+                tl.store(scratch.dz + b * sizes.N + n, rounded(dz, L.DTYPE), mask=n < sizes.N)
             tl.store(scratch.alpha + rows, rounded(alpha * gamma[:, None], L.DTYPE), mask=inside)
         else:
             tl.store(scratch.alpha + rows, rounded(alpha, L.DTYPE), mask=inside)
@@ -251,7 +264,7 @@ def kv_memory_sums_backward(image, grad_out, scratch, sums, sizes, L: tl.constex
     A vector gate has one for every pair of blocks, of its gates i and of channels c.
     """
     c_blocks: tl.constexpr = (L.C + L.BLOCK_C - 1) // L.BLOCK_C
-    i_blocks: tl.constexpr = 1 if L.R == 1 else c_blocks
+    i_blocks: tl.constexpr = 1 if L.R <= 1 else c_blocks
     chunk = tl.program_id(0) // (c_blocks * i_blocks)
     c_block, i_block = tl.program_id(0) % c_blocks, tl.program_id(0) // c_blocks % i_blocks
     b, first = locate(chunk, sizes)
@@ -259,7 +272,7 @@ def kv_memory_sums_backward(image, grad_out, scratch, sums, sizes, L: tl.constex
     i = i_block * L.BLOCK_C + tl.arange(0, L.BLOCK_C)
     dk = tl.full((L.BLOCK_C, L.BLOCK_T), 0, tl.float32)
     dv = tl.full((L.BLOCK_C, L.BLOCK_T), 0, tl.float32)
-    if L.R == 1:
+    if L.R <= 1:
         dw = tl.full((L.BLOCK_C,), 0, tl.float32)
     else:
         dw = tl.full((L.BLOCK_C, L.BLOCK_C), 0, tl.float32)
@@ -271,16 +284,16 @@ def kv_memory_sums_backward(image, grad_out, scratch, sums, sizes, L: tl.constex
         alpha = tl.load(scratch.alpha + rows, mask=inside, other=0.0)
         if i_block == 0:
             ds = tl.load(scratch.ds + rows, mask=inside, other=0.0)
-            do = (grad_out if L.R == 1 else scratch.do) + b * sizes.stride_b
+            do = (grad_out if L.R <= 1 else scratch.do) + b * sizes.stride_b
             dk = product(tl.trans(h), ds, dk, L)
             dv = product(tl.trans(load_pixels(do, start, c, sizes, L, BLOCK_N)), alpha, dv, L)
-        if L.R != 1:
+        if L.R > 1:
             dz = load_pixels(scratch.dz + b * sizes.stride_b, start, i, sizes, L, BLOCK_N)
             dw = product(tl.trans(dz), h, dw, L)
             if c_block == 0:
                 du = product(tl.trans(dz), alpha, du, L)
                 db += dz.to(tl.float32)
-        elif not L.GATE_IS_KEY:
+        elif L.R == 1 and not L.GATE_IS_KEY:
             dz = load_vector(scratch.dz + b * sizes.N, start + tl.arange(0, BLOCK_N), sizes.N)
             dw += tl.sum(dz[:, None] * h.to(tl.float32), 0)
     sums += chunk.to(tl.int64) * sums_size(sizes, L)
@@ -288,7 +301,7 @@ def kv_memory_sums_backward(image, grad_out, scratch, sums, sizes, L: tl.constex
         store_sums(sums, dk, dv, c, sizes, L)
     if L.R == 1:
         store_scalar_gate(sums, column(dk, tl.arange(0, L.BLOCK_T), sizes.T) if L.GATE_IS_KEY else dw, c, sizes, L)
-    else:
+    elif L.R > 1:
         store_vector_gate(sums, dw, i, c, sizes, L)
         if c_block == 0:
             store_vector_response(sums, du, tl.sum(db, 0), i, sizes, L)

@@ -60,7 +60,7 @@ def fixed_tiles(name: str, layer: Layer) -> Tiles:
 
 
 def _hopper16(name: str, layer: Layer) -> Tiles:
-    scalar, slots = layer.R == 1, layer.BLOCK_T
+    scalar, slots = layer.R <= 1, layer.BLOCK_T
     if name == READ:
         return Tiles(128, 8, 3 if layer.TUNED else 2)
     if name == BLOCKS:
@@ -73,7 +73,7 @@ def _hopper16(name: str, layer: Layer) -> Tiles:
 
 
 def _hopper32(name: str, layer: Layer) -> Tiles:
-    scalar, slots = layer.R == 1, layer.BLOCK_T
+    scalar, slots = layer.R <= 1, layer.BLOCK_T
     if name == READ:
         if layer.TUNED:
             return Tiles(64, 4, 3)
@@ -86,7 +86,7 @@ def _hopper32(name: str, layer: Layer) -> Tiles:
 
 
 def _warps_of_32_16(name: str, layer: Layer) -> Tiles:
-    scalar, slots = layer.R == 1, layer.BLOCK_T
+    scalar, slots = layer.R <= 1, layer.BLOCK_T
     if name == READ:
         return Tiles(128, 8) if scalar and slots <= 64 else Tiles(64, 8, 1)
     if name == BLOCKS:
@@ -99,13 +99,13 @@ def _warps_of_32_16(name: str, layer: Layer) -> Tiles:
 
 
 def _warps_of_32_32(name: str, layer: Layer) -> Tiles:
-    if name == READ and (layer.R == 1 or layer.BLOCK_T <= 64):
+    if name == READ and (layer.R <= 1 or layer.BLOCK_T <= 64):
         return Tiles(64 if layer.TUNED else 32, 8, 1)
     return Tiles(16, 8, 1)
 
 
 def _warps_of_64_16(name: str, layer: Layer) -> Tiles:
-    if name == BLOCKS and layer.R != 1:
+    if name == BLOCKS and layer.R > 1:
         return Tiles(32 if layer.BLOCK_T <= 64 else 16, 4, 1)
     if name == BLOCKS and layer.BLOCK_T > 64:
         return Tiles(64, 4, 1)
@@ -115,8 +115,8 @@ def _warps_of_64_16(name: str, layer: Layer) -> Tiles:
 
 
 def _warps_of_64_32(name: str, layer: Layer) -> Tiles:
-    if name == READ and layer.R != 1 and layer.BLOCK_T > 64:
+    if name == READ and layer.R > 1 and layer.BLOCK_T > 64:
         return Tiles(32, 4, 1)
     if name in (READ, SUMS):
         return Tiles(64, 8, 1)
-    return Tiles(32 if layer.R == 1 else 16, 4, 1)
+    return Tiles(32 if layer.R <= 1 else 16, 4, 1)

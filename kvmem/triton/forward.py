@@ -162,6 +162,32 @@ def kv_memory_response(weights, memory, sizes, L: tl.constexpr):
 
 
 @triton.jit
+def kv_memory_take(keys, values, mask, weights, memory, sizes, L: tl.constexpr):
+    """k and v that are given (B, T, C) into memory, and u where one block holds the channels: as `kv_memory_tables`.
+
+    What stands in a slot that holds nothing is never read.
+    """
+    T = sizes.T
+    c_blocks: tl.constexpr = (L.C + L.BLOCK_C - 1) // L.BLOCK_C
+    b = (tl.program_id(0) // c_blocks).to(tl.int64)
+    c = tl.program_id(0) % c_blocks * L.BLOCK_C + tl.arange(0, L.BLOCK_C)
+    t = tl.arange(0, L.BLOCK_T)
+    held = load_slots(mask, b, t, T)[:, None] & (c[None, :] < L.C)
+    from_given = (b * T + t[:, None]) * L.C + c[None, :]
+    memory += b * memory_size(sizes, L)
+    at = keys_of(memory, sizes, L) + c[None, :] * T + t[:, None]
+    inside = (t[:, None] < T) & (c[None, :] < L.C)
+    v = tl.load(values + from_given, mask=held, other=0.0).to(tl.float32)
+    tl.store(at, tl.load(keys + from_given, mask=held, other=0.0).to(tl.float32), mask=inside)
+    tl.store(at + L.C * T, v, mask=inside)
+    if L.TUNED and L.R > 0:
+        i = tl.full((1,), 0, tl.int32) if L.R == 1 else c
+        u = response_of(v, c, i, tl.full((L.BLOCK_T, 1 if L.R == 1 else L.BLOCK_C), 0, tl.float32), weights, L)
+        at = keys_of(memory, sizes, L) + (2 * L.C + i[None, :]) * T + t[:, None]
+        tl.store(at, u, mask=(t[:, None] < T) & (i[None, :] < L.R))
+
+
+@triton.jit
 def addressing(image, h, k, memory, start, slots, weights, sizes, L: tl.constexpr, BLOCK_N: tl.constexpr):
     """α (positions, slots), and the image's part of a scalar response gate before σ (positions)."""
     s = tl.full((BLOCK_N, L.BLOCK_T), 0, tl.float32)
@@ -202,6 +228,14 @@ def tables(weights, sums, memory, mean, b, store, sizes, L: tl.constexpr):
 
 
 @triton.jit
+def kept_tables(memory, weights, sizes, L: tl.constexpr):
+    """As `tables`, of a memory that is given, which `kv_memory_take` has put into its place."""
+    c = tl.arange(0, L.BLOCK_C)
+    i = tl.full((1,), 0, tl.int32) if L.R <= 1 else c
+    return load_keys(memory, c, weights, sizes, L), load_values(memory, c, sizes, L), load_response(memory, i, sizes, L)
+
+
+@triton.jit
 def kv_memory_read(
     image, mask, weights, sums, memory, mean, out, attention, sizes, L: tl.constexpr, BLOCK_N: tl.constexpr
 ):
@@ -218,7 +252,10 @@ def kv_memory_read(
     t = tl.arange(0, L.BLOCK_T)
     slots = load_slots(mask, b, t, T)
     if L.TUNED:
-        k, v, u = tables(weights, sums, memory, mean, b, first == 0, sizes, L)
+        if L.M == 0:
+            k, v, u = kept_tables(memory, weights, sizes, L)
+        else:
+            k, v, u = tables(weights, sums, memory, mean, b, first == 0, sizes, L)
     else:
         k, v = 0, 0  # read block by block
         u = load_response(memory, tl.full((1,), 0, tl.int32), sizes, L)
@@ -237,8 +274,11 @@ def kv_memory_read(
             x = h if L.TUNED else load_pixels(image, start, c, sizes, L, BLOCK_N)
             o = tl.full((BLOCK_N, L.BLOCK_C), 0, tl.float32)
             o = product(alpha, v if L.TUNED else load_values(memory, c, sizes, L), o, L)
-            if L.R != 1:
-                w_o = u if L.TUNED else load_response(memory, c, sizes, L)
-                gamma = vector_gate(image, h, start, alpha, w_o, c, weights, sizes, L, BLOCK_N)
-            x = x.to(tl.float32)
-            store_pixels(out, x + gamma * (o - x), start, c, sizes, L, BLOCK_N)
+            if L.R == 0:
+                store_pixels(out, o, start, c, sizes, L, BLOCK_N)
+            else:
+                if L.R != 1:
+                    w_o = u if L.TUNED else load_response(memory, c, sizes, L)
+                    gamma = vector_gate(image, h, start, alpha, w_o, c, weights, sizes, L, BLOCK_N)
+                x = x.to(tl.float32)
+                store_pixels(out, x + gamma * (o - x), start, c, sizes, L, BLOCK_N)

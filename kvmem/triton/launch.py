@@ -43,10 +43,7 @@ def prepare(
 ) -> Call:
     # Without these, a call of the operator from elsewhere could read out of bounds.
     check_tensors(image, words, mask, weights)
-    if limit := gpu_limit(image, words):
-        raise RuntimeError(f"kvmem: the Triton kernels don't take {limit}")
-    if not (image.is_cuda or interpreted()):
-        raise RuntimeError("kvmem: on the CPU the Triton kernels run in its interpreter alone (TRITON_INTERPRET=1)")
+    check_runs(image, gpu_limit(image, words))
     channels_last = image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous()
     image = image if channels_last else image.contiguous()
     B, C, H, W = image.shape
@@ -62,6 +59,14 @@ def prepare(
     )  # fmt: skip
     mask = None if mask is None else mask.contiguous().view(torch.uint8)
     return Call(image, words.contiguous(), mask, packed, sizes, layer)
+
+
+def check_runs(image: Tensor, limit: str | None) -> None:
+    """Raises RuntimeError where there is a limit that the call goes beyond, or the kernels can't run on its device."""
+    if limit:
+        raise RuntimeError(f"kvmem: the Triton kernels don't take {limit}")
+    if not (image.is_cuda or interpreted()):
+        raise RuntimeError("kvmem: on the CPU the Triton kernels run in its interpreter alone (TRITON_INTERPRET=1)")
 
 
 def on(tensor: Tensor) -> AbstractContextManager:
@@ -101,21 +106,21 @@ def forward(
     return out, attention, mean, image.new_empty((0,), dtype=torch.float32), memory
 
 
-def check_gradients(grad_out: Tensor, grad_attention: Tensor | None, mean: Tensor, memory: Tensor, call: Call) -> None:
-    image, sizes, weights = call.image, call.sizes, call.weights
-    kept = kept_memory(sizes.T, call.layer.C, *weights)
-    expected = {
-        "grad_out": (grad_out, image.shape, image.dtype),
-        "grad_attention": (grad_attention, (sizes.B, sizes.T, *image.shape[2:]), image.dtype),
-        "mean": (mean, (sizes.B, call.layer.C), torch.float32),
-        "memory": (memory, (sizes.B, kept), torch.float32),
-    }
-    for name, (tensor, shape, dtype) in expected.items():
-        if tensor is not None and (tensor.shape != shape or tensor.dtype != dtype or tensor.device != image.device):
-            raise ValueError(
-                f"{name}: got shape {tuple(tensor.shape)}, {tensor.dtype} on {tensor.device}, "
-                f"expected {tuple(shape)}, {dtype} on {image.device}"
-            )
+def check_kept(name: str, tensor: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, call: Call) -> None:
+    """Raises ValueError unless a tensor that forward kept, or a gradient, is what this call would have made."""
+    device = call.image.device
+    if tensor is not None and (tensor.shape != shape or tensor.dtype != dtype or tensor.device != device):
+        raise ValueError(
+            f"{name}: got shape {tuple(tensor.shape)}, {tensor.dtype} on {tensor.device}, "
+            f"expected {tuple(shape)}, {dtype} on {device}"
+        )
+
+
+def check_outputs(grad_out: Tensor, grad_attention: Tensor | None, call: Call) -> None:
+    """The gradients of what forward returned."""
+    image, sizes = call.image, call.sizes
+    check_kept("grad_out", grad_out, image.shape, image.dtype, call)
+    check_kept("grad_attention", grad_attention, (sizes.B, sizes.T, *image.shape[2:]), image.dtype, call)
 
 
 def count_programs(grad_words: Tensor | None, grads: Weights, mean: bool, sizes: Sizes, layer: Layer) -> Programs:
@@ -153,7 +158,7 @@ def read_backward(
         launch(kv_memory_read_backward, programs, *arguments, sizes, layer, tunable=True)
         return
     slots = (sizes.B, sizes.N, layer.BLOCK_T)
-    if layer.R == 1:
+    if layer.R <= 1:
         scratch = Scratch(image.new_empty(slots), image.new_empty(slots), image.new_empty(sizes.B, sizes.N), None)
     else:
         like_image = torch.empty_like(image), torch.empty_like(image)
@@ -163,7 +168,7 @@ def read_backward(
     launch(kv_memory_blocks_backward, programs, *arguments, scratch, sizes, layer, tunable=True)
     if needs_sums:
         launch(
-            kv_memory_sums_backward, programs * blocks * (1 if layer.R == 1 else blocks),
+            kv_memory_sums_backward, programs * blocks * (1 if layer.R <= 1 else blocks),
             image, grad_out, scratch, sums, sizes, layer, tunable=True,
         )  # fmt: skip
 
@@ -181,7 +186,9 @@ def backward(
     linear_write_gate, relu, detach_mean, needs = weights_kept_and_options[15:]
     call = prepare(image, words, mask, weights, linear_write_gate, relu)
     image, sizes, layer = call.image, call.sizes, call.layer
-    check_gradients(grad_out, grad_attention, mean, memory, call)
+    check_outputs(grad_out, grad_attention, call)
+    check_kept("mean", mean, (sizes.B, layer.C), torch.float32, call)
+    check_kept("memory", memory, (sizes.B, kept_memory(sizes.T, layer.C, *call.weights)), torch.float32, call)
     grad_out = grad_out.contiguous(memory_format=call.memory_format)
     grad_attention = None if grad_attention is None else grad_attention.contiguous()
     mean, memory = mean.contiguous(), memory.contiguous()

@@ -1,7 +1,8 @@
 """The backward pass from the sums over positions on: k, v, u and m, then words, parameters and the mean's part of dh.
 
 The letters are those of kvmem/reference.py. `kv_memory_write_backward` has a program for every image,
-`kv_memory_parameters_backward` one for every block of every result.
+`kv_memory_parameters_backward` one for every block of every result. A memory that is given ends at k and v: the two
+kernels named after it.
 """
 
 import triton
@@ -101,7 +102,7 @@ def keys_and_values_backward(weights, memory, sums, gradients, c, sizes, L: tl.c
     if L.R == 1:
         w_o = load_vector(weights.response_gate + L.C, c, L.C)
         dv += load_vector(response, t, T)[:, None] * w_o[None, :]
-    else:
+    elif L.R > 1:
         for start in range(0, sizes.C, L.WIDTH):
             i = start + tl.arange(0, L.WIDTH)
             du = load_matrix(response, t, i, T, L.C, 1, T)
@@ -122,10 +123,7 @@ def kv_memory_parameters_backward(
     C: tl.constexpr = L.C
     M: tl.constexpr = L.M
     of_words, of_image, of_gates, m = written_gradients(gradients, 0, sizes, L)
-    m_image, v_image = gradients_size(sizes, L), memory_size(sizes, L)
-    v = keys_of(memory, sizes, L) + C * T
-    of_responses = gradients + 2 * C * T
-    du, of_bias = of_responses + L.R * C, of_responses + L.R * (C + T)
+    m_image = gradients_size(sizes, L)
     x = tl.program_id(0)
     if grad_image is not None:
         if x < programs.mean:
@@ -152,17 +150,64 @@ def kv_memory_parameters_backward(
     x -= programs.key
     if (x >= 0) & (x < programs.value):
         outer_sum(x, grads.value, grads.value_bias, M, gradients + C * T, T, m, m_image, 1, T, None, C, M, sizes, L)
-    x -= programs.value
+    response_gate_backward(x - programs.value, memory, gradients, grads, programs, sizes, L)
+
+
+@triton.jit
+def response_gate_backward(x, memory, gradients, grads, programs, sizes, L: tl.constexpr):
+    """The gradients of the response gate's weights and bias that are there, by the last programs of a launch."""
+    T = sizes.T
+    C: tl.constexpr = L.C
+    v = keys_of(memory, sizes, L) + C * T
+    of_responses = gradients + 2 * C * T
+    du, of_bias = of_responses + L.R * C, of_responses + L.R * (C + T)
     if grads.response_gate is not None:
         if (x >= 0) & (x < programs.response_gate_of_image):
             sum_images(x, grads.response_gate, 2 * C, of_responses, L.R, C, sizes, L)
         x -= programs.response_gate_of_image
         if (x >= 0) & (x < programs.response_gate_of_values):
+            v_image = memory_size(sizes, L)
             outer_sum(x, grads.response_gate + C, None, 2 * C, du, T, v, v_image, 1, T, None, L.R, C, sizes, L)
         x -= programs.response_gate_of_values
     if grads.response_gate_bias is not None:
         if (x >= 0) & (x < programs.response_gate_bias):
             sum_images(x, grads.response_gate_bias, 1, of_bias, L.R, 1, sizes, L)
+
+
+@triton.jit
+def kv_memory_given_backward(weights, memory, sums, gradients, grad_keys, grad_values, sizes, L: tl.constexpr):
+    """The gradients (B, T, C) of keys and values that are there (not None), and the chunks' sums added up.
+
+    A program for every image.
+    """
+    T = sizes.T
+    b = tl.program_id(0).to(tl.int64)
+    memory += b * memory_size(sizes, L)
+    sums += b * sizes.chunks * sums_size(sizes, L)
+    gradients += b * gradients_size(sizes, L)
+    # Each step reads what the one before has written.
+    add_chunks_of_gates(sums, gradients, sizes, L)
+    tl.debug_barrier()
+    for start in range(0, sizes.C, L.WIDTH):
+        keys_and_values_backward(weights, memory, sums, gradients, start + tl.arange(0, L.WIDTH), sizes, L)
+    tl.debug_barrier()
+    t = tl.arange(0, L.BLOCK_T)
+    for start in range(0, sizes.C, L.WIDTH):
+        c = start + tl.arange(0, L.WIDTH)
+        at = (b * T + t[:, None]) * L.C + c[None, :]
+        inside = (t[:, None] < T) & (c[None, :] < L.C)
+        if grad_keys is not None:
+            dk = load_matrix(gradients, t, c, T, L.C, 1, T)
+            tl.store(grad_keys + at, rounded(dk, L.DTYPE), mask=inside)
+        if grad_values is not None:
+            dv = load_matrix(gradients + L.C * T, t, c, T, L.C, 1, T)
+            tl.store(grad_values + at, rounded(dv, L.DTYPE), mask=inside)
+
+
+@triton.jit
+def kv_memory_given_gate_backward(memory, gradients, grads, programs, sizes, L: tl.constexpr):
+    """The gradients of a response gate over a memory that is given: a program for every block of each."""
+    response_gate_backward(tl.program_id(0), memory, gradients, grads, programs, sizes, L)
 
 
 @triton.jit

@@ -45,9 +45,9 @@ def make_layer(
 ) -> Layer:  # fmt: skip
     """What the kernels are compiled for: the smallest blocks that hold the slots, and up to BLOCK channels."""
     block_t = triton.next_power_of_2(max(16, slots))
-    width = WIDTH_TIMES_SLOTS if response_gates == 1 and chip == Chip.HOPPER else WIDTH_TIMES_SLOTS // 2
+    width = WIDTH_TIMES_SLOTS if response_gates <= 1 and chip == Chip.HOPPER else WIDTH_TIMES_SLOTS // 2
     # Elsewhere the registers don't hold what a vector gate's gradients are summed up in.
-    gates_are_tuned = response_gates == 1 or (chip == Chip.HOPPER and dtype != tl.float32)
+    gates_are_tuned = response_gates <= 1 or (chip == Chip.HOPPER and dtype != tl.float32)
     return Layer(
         C=channels,
         M=memory_channels,

@@ -80,7 +80,7 @@ def measure(problem, backend, attention, seed, eager_errors, fused_errors, neigh
     generator = torch.Generator().manual_seed(seed)
     dtype = problem.image.dtype
     batch, _, height, width = problem.image.shape
-    shapes = (problem.image.shape, (batch, problem.words.shape[1], height, width))
+    shapes = (problem.image.shape, (batch, problem.slots, height, width))
     grads = [torch.randn(shape, generator=generator).to(problem.image.device, dtype) for shape in shapes]
 
     def add(problem, forms):

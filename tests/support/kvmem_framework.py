@@ -73,17 +73,22 @@ def assert_compiles_to_one_graph(maker: Maker, compiler: str, channels_last: boo
     torch.testing.assert_close(found, reference, rtol=1e-4, atol=1e-5)
 
 
-def assert_compiled_training_is_fused(maker: Maker, namespace: str) -> None:
-    """The backward graph holds the fused backward, not the eager form that second derivatives take."""
-    layer, inputs = maker.layer(), maker.inputs()
+def recording_backend() -> tuple[Callable, list[list[str]]]:
+    """A backend of torch.compile, and what each graph that it gets calls, by name: forward first, then backward."""
     graphs = []
 
     def keep(graph: torch.fx.GraphModule, example_inputs: list[Tensor]) -> Callable:
         graphs.append([str(node.target) for node in graph.graph.nodes if node.op == "call_function"])
         return make_boxed_func(graph)
 
-    compiled = torch.compile(layer, fullgraph=True, backend=aot_autograd(fw_compiler=keep, bw_compiler=keep))
-    compiled(*inputs).sum().backward()
+    return aot_autograd(fw_compiler=keep, bw_compiler=keep), graphs
+
+
+def assert_compiled_training_is_fused(maker: Maker, namespace: str) -> None:
+    """The backward graph holds the fused backward, not the eager form that second derivatives take."""
+    layer, inputs = maker.layer(), maker.inputs()
+    backend, graphs = recording_backend()
+    torch.compile(layer, fullgraph=True, backend=backend)(*inputs).sum().backward()
     forward, backward = graphs
     assert f"{namespace}.kv_memory.default" in forward
     assert f"{namespace}.kv_memory_backward.default" in backward

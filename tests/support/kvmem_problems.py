@@ -30,6 +30,10 @@ class Problem:
         """Everything that can have a gradient, by name: image, words, weights."""
         return {"image": self.image, "words": self.words, **self.weights}
 
+    @property
+    def slots(self) -> int:
+        return self.words.shape[1]
+
     def to(self, dtype: torch.dtype) -> "Problem":
         weights = {name: weight.to(dtype) for name, weight in self.weights.items()}
         return replace(self, image=self.image.to(dtype), words=self.words.to(dtype), weights=weights)

@@ -33,9 +33,13 @@ def _to_tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
 
 @dataclass
 class SimtLayer:
-    """Forward and backward of the module kvmem_simt; what it did last is in `forward` and `backward`."""
+    """Forward and backward of the module kvmem_simt; what it did last is in `forward` and `backward`.
+
+    Of a ReadProblem where `names` are those of memory_read's directions.
+    """
 
     module: ModuleType
+    names: tuple[str, str] = ("forward", "backward")
     seed: int = 0
     misalignment: int = 0
     channels_last: bool | None = None  # None: as the image lies
@@ -50,12 +54,12 @@ class SimtLayer:
 
     def run_forward(self, problem: Problem, attention: bool = False) -> dict[str, Tensor]:
         inputs, mask = self._inputs(problem)
-        self.forward = self.module.forward(inputs, mask, attention, **self._settings(problem))
+        self.forward = getattr(self.module, self.names[0])(inputs, mask, attention, **self._settings(problem))
         found = {"out": self._to_image(problem, self.forward["out"])}
         if attention:
             batch, _, height, width = problem.image.shape
             maps = _to_tensor(self.forward["attention"], problem.image.dtype)
-            found["attention"] = maps.view(batch, problem.words.shape[1], height, width)
+            found["attention"] = maps.view(batch, problem.slots, height, width)
         return found
 
     def run_backward(
@@ -66,7 +70,7 @@ class SimtLayer:
         dtype = problem.image.dtype
         if grad_attention is not None:
             grad_attention = _to_numpy(grad_attention.to(dtype).flatten(2))
-        self.backward = self.module.backward(
+        self.backward = getattr(self.module, self.names[1])(
             inputs,
             mask,
             self.forward,

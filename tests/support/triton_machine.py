@@ -15,18 +15,19 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from unittest import mock
 
 import torch
 import triton
 from kvmem_problems import Problem, make_problem
+from kvmem_read_problems import make_read_problem
 from triton.backends.compiler import GPUTarget
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.jit import JITFunction
 
-from kvmem.triton import launch
+from kvmem.triton import launch, read_launch
 
 TARGETS = {
     "cuda:80": GPUTarget("cuda", 80, 32),
@@ -43,6 +44,8 @@ CASES = {
     "large": ((8, 320, (64, 64), 77, 256, 128), VECTOR_GATES),
 }
 DTYPES = ("float32", "bfloat16", "float16")
+# Batch, channels, size, slots; the gate that no case above has.
+READ_CASES = {"reading": ((32, 64, (128, 128), 18), "none")}
 # Compiling takes seconds a kernel: one of the 16-bit types does for the others.
 FLOAT16_CASES = ("the paper's",)
 
@@ -151,6 +154,7 @@ def pretended_gpu(name: str) -> Iterator[list[Launch]]:
         mock.patch.object(JITFunction, "run", recorded),
         mock.patch.object(launch, "interpreted", lambda: True),
         mock.patch.object(launch, "multiprocessors", lambda device: MULTIPROCESSORS[name]),
+        mock.patch.object(read_launch, "multiprocessors", lambda device: MULTIPROCESSORS[name]),
     ):
         yield launches
 
@@ -170,15 +174,27 @@ def run_case(shape: tuple, settings: dict[str, str], dtype: torch.dtype) -> None
     launch.backward(out, None, *arguments[:15], *kept, *arguments[15:18], 2**14 - 1)
 
 
+def run_read_case(shape: tuple, gate: str, dtype: torch.dtype) -> None:
+    """Forward and backward, all gradients, of an image, keys and values that are never touched."""
+    batch, *others = shape
+    problem = make_read_problem(1, *others, gate=gate, dtype=dtype)
+    tensors = [one.new_empty(batch, *one.shape[1:]) for one in (problem.image, problem.keys, problem.values)]
+    *tensors, attention = problem.with_inputs([*tensors, *problem.gate.values()]).operator_arguments()
+    out, _, *kept = read_launch.forward(*tensors, attention)
+    read_launch.backward(out, None, *tensors, *kept, 2 ** len(problem.inputs) - 1)
+
+
 def report(name: str) -> list[dict[str, str | int]]:
     """Every launch of every case, in order, as the target's compiler left it."""
     found = []
-    for case, (shape, settings) in CASES.items():
+    runs = {case: partial(run_case, *arguments) for case, arguments in CASES.items()}
+    runs.update((case, partial(run_read_case, *arguments)) for case, arguments in READ_CASES.items())
+    for case, run in runs.items():
         for dtype in DTYPES:
             if dtype == "float16" and case not in FLOAT16_CASES:
                 continue
             with pretended_gpu(name) as launches:
-                run_case(shape, settings, getattr(torch, dtype))
+                run(getattr(torch, dtype))
             for one in launches:
                 numbers = ("programs", "spills", "registers", "shared_memory", "matrix_instructions")
                 values = {number: getattr(one, number) for number in numbers}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from types import ModuleType
 from typing import NamedTuple
 
 import pytest
@@ -65,19 +66,35 @@ def interpreter(triton_installed: None) -> None:
         pytest.skip("there is a GPU (tests/gpu runs the kernels on it), and TRITON_INTERPRET isn't 1")
 
 
-@pytest.fixture
-def launches(interpreter: None, monkeypatch: pytest.MonkeyPatch) -> list[Launched]:
-    """What the layer launches during the test, in order."""
-    from kvmem.triton import launch as module
-
-    launches = []
+def record(module: ModuleType, monkeypatch: pytest.MonkeyPatch, launches: list[Launched]) -> None:
+    """Adds what a module launches from now on."""
     run = module.launch
 
     def recorded(kernel: object, programs: int, *arguments: object, **settings: bool) -> None:
         run(kernel, programs, *arguments, **settings)
-        launches.append(Launched(kernel.__name__, arguments[-1].TUNED, programs))
+        # Where there are no programs, nothing is launched.
+        if programs:
+            launches.append(Launched(kernel.__name__, arguments[-1].TUNED, programs))
 
     monkeypatch.setattr(module, "launch", recorded)
+
+
+@pytest.fixture
+def launches(interpreter: None, monkeypatch: pytest.MonkeyPatch) -> list[Launched]:
+    """What the layer launches during the test, in order."""
+    from kvmem.triton import launch
+
+    launches = []
+    record(launch, monkeypatch, launches)
+    return launches
+
+
+@pytest.fixture
+def read_launches(launches: list[Launched], monkeypatch: pytest.MonkeyPatch) -> list[Launched]:
+    """What `memory_read` launches during the test, in order."""
+    from kvmem.triton import read_launch
+
+    record(read_launch, monkeypatch, launches)
     return launches
 
 

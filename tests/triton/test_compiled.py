@@ -32,8 +32,9 @@ FORWARD = ["kv_memory_write", "kv_memory_read"]
 GENERAL_FORWARD = ["kv_memory_write", "kv_memory_tables", "kv_memory_response", "kv_memory_read"]
 BACKWARD = ["kv_memory_read_backward", "kv_memory_write_backward", "kv_memory_parameters_backward"]
 GENERAL_BACKWARD = ["kv_memory_blocks_backward", "kv_memory_sums_backward", *BACKWARD[1:]]
-# A scalar gate has no products there.
-WITHOUT_PRODUCTS = "kv_memory_response"
+READING = ["kv_memory_take", "kv_memory_read", "kv_memory_read_backward", "kv_memory_given_backward"]
+# A scalar gate has no products there, no gate none at all.
+WITHOUT_PRODUCTS = ("kv_memory_response", "kv_memory_take", "kv_memory_given_backward")
 
 
 def pretend(target: str, *arguments: str) -> list[dict] | dict:
@@ -76,6 +77,8 @@ def test_every_kernel_is_compiled_in_every_type(compiled: list[dict], target: st
             names = [one["name"] for one in compiled if one["case"] == case and one["dtype"] == dtype]
             tuned = case == "the paper's" or (case == "vector gates" and target == "cuda:90" and dtype != "float32")
             assert names == (FORWARD + BACKWARD if tuned else GENERAL_FORWARD + GENERAL_BACKWARD), (case, dtype)
+    for dtype in ("float32", "bfloat16"):
+        assert [one["name"] for one in compiled if (one["case"], one["dtype"]) == ("reading", dtype)] == READING
 
 
 def test_no_program_asks_for_more_shared_memory_than_there_is(compiled: list[dict], target: str) -> None:
@@ -90,7 +93,7 @@ def test_nothing_spills_on_hopper(reports: dict[str, Future]) -> None:
 
 
 def test_products_of_16_bit_types_run_on_matrix_units(compiled: list[dict]) -> None:
-    kernels = [one for one in compiled if one["dtype"] != "float32" and one["name"] != WITHOUT_PRODUCTS]
+    kernels = [one for one in compiled if one["dtype"] != "float32" and one["name"] not in WITHOUT_PRODUCTS]
     slow = [one for one in kernels if not one["matrix_instructions"]]
     assert kernels
     assert not slow, describe(slow)

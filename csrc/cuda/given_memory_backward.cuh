@@ -1,0 +1,64 @@
+// Of a memory that is given: from the sums over positions to the gradients of keys and values.
+//
+//   dk_t = Σ_n ds_t h,  dv_t = Σ_n α_t γ dout + W_g's second half^T Σ_n α_t dz
+#pragma once
+
+#include "memory_backward.cuh"
+
+namespace kvmem::cuda {
+
+template <typename T>
+struct GivenMemoryBackward {
+  MemorySide<T> side;
+  SumsLayout sums_layout;
+  GradientLayout out;
+  View<const float> kept;
+  View<const float> sums;        // (B, chunks, sums_layout.size)
+  View<float> gradients;         // (B, out.size), of which the response gate's parts are written
+  View<T> grad_keys, grad_values;  // (B, T, C); null: not wanted
+  int chunks;
+};
+
+template <typename T>
+KVMEM_KERNEL(kMemoryThreads, 1) given_memory_backward_kernel(KVMEM_PARAMETER(GivenMemoryBackward<T>) p) {
+  const MemorySide<T>& side = p.side;
+  const Team team{cluster_rank(), cluster_blocks()};
+  const int64_t image = block() / team.ranks, first = image * side.T_ * side.C;
+  const View<const float> sums = p.sums + image * p.chunks * p.sums_layout.size;
+  const View<float> gradients = p.gradients + image * p.out.size;
+  const auto sum = chunk_sum(sums, p.chunks, p.sums_layout.size);
+  sum_gate_chunks(side, p.sums_layout, p.out, team, sum, gradients);
+  cluster_barrier();
+  const auto put = [&](int at, float x) {
+    const bool is_key = at < p.out.values;
+    const View<T> to = is_key ? p.grad_keys : p.grad_values;
+    const int i = at - (is_key ? p.out.keys : p.out.values);
+    if (to) to[first + i % side.T_ * side.C + i / side.T_] = from_float<T>(x);
+  };
+  read_out_backward(
+      side, p.out, team, p.kept + image * side.layout.size,
+      (gradients + p.out.response).template as<const float>(),
+      [&](int c, int slot) { return sum(p.sums_layout.keys + c * side.T_ + slot); },
+      [&](int c, int slot) { return sum(p.sums_layout.values + c * side.T_ + slot); }, put);
+}
+
+// sums (B, chunks, sums_layout(s).size) -> the gradients of keys and values, and what gate_gradients takes.
+template <typename T>
+const char* given_memory_backward(const BackwardArguments& a, const float* sums, int chunks, float* gradients,
+                                  void* stream) {
+  const Sizes& s = a.sizes;
+  const int64_t numbers = s.B * s.T * s.C;
+  const GivenMemoryBackward<T> parameters{memory_side<T>(a),
+                                          sums_layout(s),
+                                          gradient_layout(s),
+                                          view(a.memory, s.B * memory_layout(s).size),
+                                          view(sums, s.B * chunks * sums_layout(s).size),
+                                          view(gradients, s.B * gradient_layout(s).size),
+                                          view(static_cast<T*>(a.gradients[kKeys]), numbers),
+                                          view(static_cast<T*>(a.gradients[kValues]), numbers),
+                                          chunks};
+  const int cluster = memory_cluster<given_memory_backward_kernel<T>>(kMemoryThreads, 0);
+  return launch<given_memory_backward_kernel<T>>(Launch{s.B * cluster, kMemoryThreads, cluster, 0, stream}, parameters);
+}
+
+}  // namespace kvmem::cuda

@@ -1,0 +1,126 @@
+"""The operators of `kvmem.memory_read` in PyTorch, with fake kernels and autograd, as kvmem/ops.py has the layer's."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from kvmem import ops
+from kvmem.reference import memory_read_reference
+
+_GIVEN = "Tensor keys, Tensor values, Tensor? mask, Tensor? response_gate_weight, Tensor? response_gate_bias"
+# As in csrc/torch_ops.cpp.
+SCHEMAS = (
+    f"memory_read(Tensor image, {_GIVEN}, bool return_attention) "
+    "-> (Tensor out, Tensor attention, Tensor log_sum_exp, Tensor memory)",
+    f"memory_read_backward(Tensor grad_out, Tensor? grad_attention, Tensor image, {_GIVEN}, Tensor log_sum_exp, "
+    "Tensor memory, int needs) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+
+
+def memory_read(
+    operators: str,
+    image: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    gate: tuple[Tensor | None, Tensor | None],
+    return_attention: bool,
+) -> tuple[Tensor, Tensor]:
+    """The fused reading: response (B, C, H, W) and attention (B, T, H, W), the latter empty where not asked for.
+
+    operators: the namespace of the operators that compute it, ops.COMPILED or ops.TRITON.
+    """
+    run = torch.ops.kvmem_triton.memory_read if operators == ops.TRITON else torch.ops.kvmem.memory_read
+    out, attention, *_ = run(image, keys, values, mask, *gate, return_attention)
+    return out, attention
+
+
+def _fake_forward(
+    operators: str,
+    image: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    gate_weight: Tensor | None,
+    gate_bias: Tensor | None,
+    return_attention: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Shapes, dtypes and strides of out, attention, log_sum_exp, memory: the last two as `kv_memory` keeps them."""
+    batch, channels, height, width = image.shape
+    slots, on_cuda = keys.shape[1], image.device.type == "cuda"
+    attention = image.new_empty((batch, slots, height, width) if return_attention else (0,))
+    keeps_sums, keeps_memory = on_cuda and operators == ops.COMPILED, on_cuda or operators == ops.TRITON
+    log_sum_exp = image.new_empty((batch, height, width) if keeps_sums else (0,), dtype=torch.float32)
+    shape = (batch, kept_memory(slots, channels, gate_weight)) if keeps_memory else (0,)
+    return ops.empty_like_image(image), attention, log_sum_exp, image.new_empty(shape, dtype=torch.float32)
+
+
+def kept_memory(slots: int, channels: int, gate_weight: Tensor | None) -> int:
+    """Numbers an image in `memory`: k, v and W_g v."""
+    return (2 * channels + (0 if gate_weight is None else gate_weight.shape[0])) * slots
+
+
+def _fake_backward(
+    grad_out: Tensor,
+    grad_attention: Tensor | None,
+    image: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    gate_weight: Tensor | None,
+    gate_bias: Tensor | None,
+    log_sum_exp: Tensor,
+    memory: Tensor,
+    needs: int,
+) -> tuple[Tensor, ...]:
+    """Shapes, dtypes and strides of the gradients: empty (0,) for one not needed."""
+    like = [ops.empty_like_image(image)]
+    like += [image.new_empty((0,) if x is None else x.shape) for x in (keys, values, gate_weight, gate_bias)]
+    return tuple(full if needs >> i & 1 else full.new_empty((0,)) for i, full in enumerate(like))
+
+
+def _setup_context(ctx, inputs: tuple, output: tuple) -> None:
+    *tensors, return_attention = inputs
+    _, attention, *kept = output
+    ctx.mark_non_differentiable(*kept, *(() if return_attention else (attention,)))
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, *kept)
+
+
+def _backward(
+    operators: str, ctx, grad_out: Tensor | None, grad_attention: Tensor | None, *_: None
+) -> tuple[Tensor | None, ...]:
+    image, keys, values, mask, gate_weight, gate_bias, *kept = ctx.saved_tensors
+    needs = [needed for i, needed in enumerate(ctx.needs_input_grad[:6]) if i != 3]  # all but the mask
+    if torch.is_grad_enabled():
+        inputs = [one for one in (image, keys, values, gate_weight, gate_bias) if one is not None]
+
+        def form(image: Tensor, keys: Tensor, values: Tensor, *gate: Tensor) -> tuple[Tensor, Tensor]:
+            return memory_read_reference(image, keys, values, mask, *(gate or (None, None)))
+
+        gradients = ops.differentiable_gradients(form, inputs, needs[: len(inputs)], (grad_out, grad_attention))
+        gradients += [None] * (5 - len(inputs))
+    elif grad_out is None and grad_attention is None:
+        gradients = [None] * 5
+    else:
+        grad_out = torch.zeros_like(image) if grad_out is None else grad_out
+        bits = sum(1 << i for i, needed in enumerate(needs) if needed)
+        run = getattr(torch.ops, operators).memory_read_backward
+        found = run(grad_out, grad_attention, image, keys, values, mask, gate_weight, gate_bias, *kept, bits)
+        gradients = [gradient if needed else None for gradient, needed in zip(found, needs, strict=True)]
+    return *gradients[:3], None, *gradients[3:], None
+
+
+def _register(operators: str) -> None:
+    torch.library.register_fake(f"{operators}::memory_read", partial(_fake_forward, operators))
+    torch.library.register_fake(f"{operators}::memory_read_backward", _fake_backward)
+    torch.library.register_autograd(
+        f"{operators}::memory_read", partial(_backward, operators), setup_context=_setup_context
+    )
+
+
+if ops.AVAILABLE:
+    _register(ops.COMPILED)
+ops.define_triton(SCHEMAS, "read_launch")
+_register(ops.TRITON)

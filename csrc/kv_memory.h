@@ -69,7 +69,6 @@ struct ForwardArguments {
   void* out;
   void* attention;     // (B, T, N) or null
   void* mean;          // (B, C); null where the memory is given
-  float* log_sum_exp;  // cuda alone: base 2, of s_t log2(e) over the slots (B, N)
   float* memory;       // cuda alone: (B, cuda::kept_memory)
   void* workspace;
   Parallel parallel;   // cpu alone
@@ -83,7 +82,6 @@ struct BackwardArguments {
   const void* inputs[kAllInputs];
   const bool* mask;
   const void* mean;
-  const float* log_sum_exp;  // cuda alone
   const float* memory;       // cuda alone
   const void* grad_out;
   const void* grad_attention;  // (B, T, N) or null

@@ -199,10 +199,10 @@ class Workspace {
 };
 
 // A Backend is made for the image of a call. It has kInputAlignment and kAlignment (of its workspace), in bytes,
-// parallel(), kept_memory(Sizes) (numbers an image that forward keeps for backward; 0: neither them nor the
-// log-sum-exps), and for both directions workspace(arguments) and run(arguments).
+// parallel(), keeps() (whether forward keeps the memory side for backward), kept_memory(Sizes) (how many numbers of it an
+// image), and for both directions workspace(arguments) and run(arguments).
 template <typename Backend>
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> kv_memory(
+std::tuple<Tensor, Tensor, Tensor, Tensor> kv_memory(
     Tensor image, Tensor words, std::optional<Tensor> mask, Tensor gate_word, Tensor gate_image,
     Tensor write_word_weight, Tensor write_word_bias, Tensor write_image_weight, Tensor write_image_bias,
     Tensor key_weight, Tensor key_bias, Tensor value_weight, Tensor value_bias, Tensor response_gate_weight,
@@ -219,7 +219,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> kv_memory(
   Tensor out = empty_image(image, p.channels_last);
   Tensor attention = empty(return_attention ? Shape{s.B, s.T, H, W} : Shape{0}, image.scalar_type(), image);
   Tensor mean = empty({s.B, s.C}, arithmetic_type(p.type), image);
-  Tensor log_sum_exp = empty(backend.keeps() ? Shape{s.B, H, W} : Shape{0}, ScalarType::Float, image);
   Tensor memory = empty(backend.keeps() ? Shape{s.B, kept} : Shape{0}, ScalarType::Float, image);
   ForwardArguments arguments{};
   p.fill(arguments);
@@ -227,12 +226,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> kv_memory(
   arguments.out = out.mutable_data_ptr();
   arguments.attention = return_attention ? attention.mutable_data_ptr() : nullptr;
   arguments.mean = mean.mutable_data_ptr();
-  arguments.log_sum_exp = static_cast<float*>(log_sum_exp.mutable_data_ptr());
   arguments.memory = static_cast<float*>(memory.mutable_data_ptr());
   const Workspace workspace(backend.workspace(arguments), Backend::kAlignment, image);
   arguments.workspace = workspace.data();
   backend.run(arguments);
-  return {out, attention, mean, log_sum_exp, memory};
+  return {out, attention, mean, memory};
 }
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
@@ -263,7 +261,7 @@ Gradients kv_memory_backward(
     Tensor grad_out, std::optional<Tensor> grad_attention, Tensor image, Tensor words, std::optional<Tensor> mask,
     Tensor gate_word, Tensor gate_image, Tensor write_word_weight, Tensor write_word_bias, Tensor write_image_weight,
     Tensor write_image_bias, Tensor key_weight, Tensor key_bias, Tensor value_weight, Tensor value_bias,
-    Tensor response_gate_weight, Tensor response_gate_bias, Tensor mean, Tensor log_sum_exp, Tensor memory,
+    Tensor response_gate_weight, Tensor response_gate_bias, Tensor mean, Tensor memory,
     bool linear_write_gate, bool relu, bool detach_mean, int64_t needs) {
   const Prepared p = prepare(image, words, mask,
                              {gate_word, gate_image, write_word_weight, write_word_bias, write_image_weight,
@@ -275,21 +273,17 @@ Gradients kv_memory_backward(
   const int64_t H = image.size(2), W = image.size(3), kept = backend.kept_memory(s);
   check_shape(grad_out, "grad_out", {s.B, s.C, H, W}, image.scalar_type(), image);
   check_shape(mean, "mean", {s.B, s.C}, arithmetic_type(p.type), image);
-  if (backend.keeps()) {
-    check_shape(log_sum_exp, "log_sum_exp", {s.B, H, W}, ScalarType::Float, image);
-    check_shape(memory, "memory", {s.B, kept}, ScalarType::Float, image);
-  }
+  if (backend.keeps()) check_shape(memory, "memory", {s.B, kept}, ScalarType::Float, image);
   if (grad_attention) check_shape(*grad_attention, "grad_attention", {s.B, s.T, H, W}, image.scalar_type(), image);
   constexpr size_t alignment = Backend::kInputAlignment;
   const Tensor grad = as_image(grad_out, p.channels_last, alignment), mean_dense = dense(mean, alignment),
-               sums_dense = dense(log_sum_exp, alignment), memory_dense = dense(memory, alignment);
+               memory_dense = dense(memory, alignment);
   std::optional<Tensor> attention;
   if (grad_attention) attention = dense(*grad_attention, alignment);
   BackwardArguments arguments{};
   p.fill(arguments);
   arguments.parallel = backend.parallel();
   arguments.mean = mean_dense.const_data_ptr();
-  arguments.log_sum_exp = static_cast<const float*>(sums_dense.const_data_ptr());
   arguments.memory = static_cast<const float*>(memory_dense.const_data_ptr());
   arguments.grad_out = grad.const_data_ptr();
   arguments.grad_attention = attention ? attention->const_data_ptr() : nullptr;

@@ -75,33 +75,28 @@ inline PreparedRead prepare(const Tensor& image, const Given& given, const std::
 }
 
 template <typename Backend>
-std::tuple<Tensor, Tensor, Tensor, Tensor> memory_read(Tensor image, Tensor keys, Tensor values,
-                                                       std::optional<Tensor> mask,
-                                                       std::optional<Tensor> response_gate_weight,
-                                                       std::optional<Tensor> response_gate_bias,
-                                                       bool return_attention) {
+std::tuple<Tensor, Tensor, Tensor> memory_read(Tensor image, Tensor keys, Tensor values, std::optional<Tensor> mask,
+                                               std::optional<Tensor> response_gate_weight,
+                                               std::optional<Tensor> response_gate_bias, bool return_attention) {
   const PreparedRead p =
       prepare(image, {keys, values, response_gate_weight, response_gate_bias}, mask, Backend::kInputAlignment);
   const Sizes& s = p.sizes;
   const Backend backend(image, s);
   const int64_t H = image.size(2), W = image.size(3), kept = backend.kept_memory(s);
-  const bool keeps = backend.keeps();
   using Shape = std::vector<int64_t>;
   Tensor out = empty_image(image, p.channels_last);
   Tensor attention = empty(return_attention ? Shape{s.B, s.T, H, W} : Shape{0}, image.scalar_type(), image);
-  Tensor log_sum_exp = empty(keeps ? Shape{s.B, H, W} : Shape{0}, ScalarType::Float, image);
-  Tensor memory = empty(keeps ? Shape{s.B, kept} : Shape{0}, ScalarType::Float, image);
+  Tensor memory = empty(backend.keeps() ? Shape{s.B, kept} : Shape{0}, ScalarType::Float, image);
   ForwardArguments arguments{};
   p.fill(arguments);
   arguments.parallel = backend.parallel();
   arguments.out = out.mutable_data_ptr();
   arguments.attention = return_attention ? attention.mutable_data_ptr() : nullptr;
-  arguments.log_sum_exp = static_cast<float*>(log_sum_exp.mutable_data_ptr());
   arguments.memory = static_cast<float*>(memory.mutable_data_ptr());
   const Workspace workspace(backend.workspace(arguments), Backend::kAlignment, image);
   arguments.workspace = workspace.data();
   backend.run(arguments);
-  return {out, attention, log_sum_exp, memory};
+  return {out, attention, memory};
 }
 
 // Gradients in the order of the bits of `needs`: image, keys, values, response_gate_weight, response_gate_bias.
@@ -112,7 +107,7 @@ template <typename Backend>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> memory_read_backward(
     Tensor grad_out, std::optional<Tensor> grad_attention, Tensor image, Tensor keys, Tensor values,
     std::optional<Tensor> mask, std::optional<Tensor> response_gate_weight, std::optional<Tensor> response_gate_bias,
-    Tensor log_sum_exp, Tensor memory, int64_t needs) {
+    Tensor memory, int64_t needs) {
   constexpr size_t alignment = Backend::kInputAlignment;
   const PreparedRead p = prepare(image, {keys, values, response_gate_weight, response_gate_bias}, mask, alignment);
   const Sizes& s = p.sizes;
@@ -120,19 +115,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> memory_read_backward(
   const int64_t H = image.size(2), W = image.size(3);
   check_shape(grad_out, "grad_out", {s.B, s.C, H, W}, image.scalar_type(), image);
   if (grad_attention) check_shape(*grad_attention, "grad_attention", {s.B, s.T, H, W}, image.scalar_type(), image);
-  if (backend.keeps()) {
-    check_shape(log_sum_exp, "log_sum_exp", {s.B, H, W}, ScalarType::Float, image);
-    check_shape(memory, "memory", {s.B, backend.kept_memory(s)}, ScalarType::Float, image);
-  }
+  if (backend.keeps()) check_shape(memory, "memory", {s.B, backend.kept_memory(s)}, ScalarType::Float, image);
   STD_TORCH_CHECK(response_gate_weight || needs >> 3 == 0, "kvmem: no response gate, whose gradient is asked for");
-  const Tensor grad = as_image(grad_out, p.channels_last, alignment), sums_dense = dense(log_sum_exp, alignment),
-               memory_dense = dense(memory, alignment);
+  const Tensor grad = as_image(grad_out, p.channels_last, alignment), memory_dense = dense(memory, alignment);
   std::optional<Tensor> attention;
   if (grad_attention) attention = dense(*grad_attention, alignment);
   BackwardArguments arguments{};
   p.fill(arguments);
   arguments.parallel = backend.parallel();
-  arguments.log_sum_exp = static_cast<const float*>(sums_dense.const_data_ptr());
   arguments.memory = static_cast<const float*>(memory_dense.const_data_ptr());
   arguments.grad_out = grad.const_data_ptr();
   arguments.grad_attention = attention ? attention->const_data_ptr() : nullptr;

@@ -74,17 +74,17 @@ int64_t cuda_version() { return KVMEM_CUDA_VERSION; }
 STABLE_TORCH_LIBRARY(kvmem, m) {
   m.def("kv_memory(Tensor image, Tensor words, Tensor? mask, " KVMEM_PARAMETERS
         "bool linear_write_gate, bool relu, bool detach_mean, bool return_attention)"
-        " -> (Tensor out, Tensor attention, Tensor mean, Tensor log_sum_exp, Tensor memory)");
+        " -> (Tensor out, Tensor attention, Tensor mean, Tensor memory)");
   m.def("kv_memory_backward(Tensor grad_out, Tensor? grad_attention, Tensor image, Tensor words, Tensor? mask, "
-        KVMEM_PARAMETERS "Tensor mean, Tensor log_sum_exp, Tensor memory, bool linear_write_gate, bool relu, "
+        KVMEM_PARAMETERS "Tensor mean, Tensor memory, bool linear_write_gate, bool relu, "
         "bool detach_mean, int needs)"
         " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,"
         " Tensor)");
   m.def("memory_read(Tensor image, Tensor keys, Tensor values, Tensor? mask, Tensor? response_gate_weight, "
         "Tensor? response_gate_bias, bool return_attention)"
-        " -> (Tensor out, Tensor attention, Tensor log_sum_exp, Tensor memory)");
+        " -> (Tensor out, Tensor attention, Tensor memory)");
   m.def("memory_read_backward(Tensor grad_out, Tensor? grad_attention, Tensor image, Tensor keys, Tensor values, "
-        "Tensor? mask, Tensor? response_gate_weight, Tensor? response_gate_bias, Tensor log_sum_exp, Tensor memory, "
+        "Tensor? mask, Tensor? response_gate_weight, Tensor? response_gate_bias, Tensor memory, "
         "int needs) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("cpu_isa(str request) -> str");
   m.def("cpu_isas() -> str");

@@ -27,9 +27,9 @@ PARAMETERS = (
 SCHEMAS = (
     f"kv_memory(Tensor image, Tensor words, Tensor? mask, {PARAMETERS}, bool linear_write_gate, bool relu, "
     "bool detach_mean, bool return_attention) "
-    "-> (Tensor out, Tensor attention, Tensor mean, Tensor log_sum_exp, Tensor memory)",
+    "-> (Tensor out, Tensor attention, Tensor mean, Tensor memory)",
     "kv_memory_backward(Tensor grad_out, Tensor? grad_attention, Tensor image, Tensor words, Tensor? mask, "
-    f"{PARAMETERS}, Tensor mean, Tensor log_sum_exp, Tensor memory, bool linear_write_gate, bool relu, "
+    f"{PARAMETERS}, Tensor mean, Tensor memory, bool linear_write_gate, bool relu, "
     f"bool detach_mean, int needs) -> ({', '.join(14 * ['Tensor'])})",
 )
 
@@ -68,21 +68,21 @@ def cuda_version() -> int:
 
 def _fake_forward(
     operators: str, image: Tensor, words: Tensor, mask: Tensor | None, *weights_and_options: Tensor | bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Shapes, dtypes and strides of what the forward operator returns: out, attention, mean, log_sum_exp, memory.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Shapes, dtypes and strides of what the forward operator returns: out, attention, mean, memory.
 
-    The last two are what the CUDA kernels keep for backward beyond the mean; the CPU kernels compute both again, and
-    Triton's the first one.
+    The last is what the kernels for GPUs keep for backward beyond the mean; those for CPUs compute it again.
     """
     batch, channels, height, width = image.shape
     slots, return_attention = words.shape[1], weights_and_options[-1]
     attention = image.new_empty((batch, slots, height, width) if return_attention else (0,))
     mean = image.new_empty((batch, channels), dtype=torch.float64 if image.dtype == torch.float64 else torch.float32)
-    on_cuda, kept = image.device.type == "cuda", kept_memory(slots, channels, *weights_and_options[:12])
-    keeps_sums, keeps_memory = on_cuda and operators == COMPILED, on_cuda or operators == TRITON
-    log_sum_exp = image.new_empty((batch, height, width) if keeps_sums else (0,), dtype=torch.float32)
-    memory = image.new_empty((batch, kept) if keeps_memory else (0,), dtype=torch.float32)
-    return empty_like_image(image), attention, mean, log_sum_exp, memory
+    keeps, kept = (
+        image.device.type == "cuda" or operators == TRITON,
+        kept_memory(slots, channels, *weights_and_options[:12]),
+    )
+    memory = image.new_empty((batch, kept) if keeps else (0,), dtype=torch.float32)
+    return empty_like_image(image), attention, mean, memory
 
 
 def kept_memory(slots: int, channels: int, *weights: Tensor) -> int:

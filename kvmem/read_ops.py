@@ -11,10 +11,9 @@ from kvmem.reference import memory_read_reference
 _GIVEN = "Tensor keys, Tensor values, Tensor? mask, Tensor? response_gate_weight, Tensor? response_gate_bias"
 # As in csrc/torch_ops.cpp.
 SCHEMAS = (
-    f"memory_read(Tensor image, {_GIVEN}, bool return_attention) "
-    "-> (Tensor out, Tensor attention, Tensor log_sum_exp, Tensor memory)",
-    f"memory_read_backward(Tensor grad_out, Tensor? grad_attention, Tensor image, {_GIVEN}, Tensor log_sum_exp, "
-    "Tensor memory, int needs) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"memory_read(Tensor image, {_GIVEN}, bool return_attention) -> (Tensor out, Tensor attention, Tensor memory)",
+    f"memory_read_backward(Tensor grad_out, Tensor? grad_attention, Tensor image, {_GIVEN}, Tensor memory, int needs) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 
 
@@ -45,15 +44,13 @@ def _fake_forward(
     gate_weight: Tensor | None,
     gate_bias: Tensor | None,
     return_attention: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Shapes, dtypes and strides of out, attention, log_sum_exp, memory: the last two as `kv_memory` keeps them."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Shapes, dtypes and strides of out, attention, and memory, which the kernels for GPUs keep for backward."""
     batch, channels, height, width = image.shape
-    slots, on_cuda = keys.shape[1], image.device.type == "cuda"
+    slots, keeps = keys.shape[1], image.device.type == "cuda" or operators == ops.TRITON
     attention = image.new_empty((batch, slots, height, width) if return_attention else (0,))
-    keeps_sums, keeps_memory = on_cuda and operators == ops.COMPILED, on_cuda or operators == ops.TRITON
-    log_sum_exp = image.new_empty((batch, height, width) if keeps_sums else (0,), dtype=torch.float32)
-    shape = (batch, kept_memory(slots, channels, gate_weight)) if keeps_memory else (0,)
-    return ops.empty_like_image(image), attention, log_sum_exp, image.new_empty(shape, dtype=torch.float32)
+    shape = (batch, kept_memory(slots, channels, gate_weight)) if keeps else (0,)
+    return ops.empty_like_image(image), attention, image.new_empty(shape, dtype=torch.float32)
 
 
 def kept_memory(slots: int, channels: int, gate_weight: Tensor | None) -> int:
@@ -70,7 +67,6 @@ def _fake_backward(
     mask: Tensor | None,
     gate_weight: Tensor | None,
     gate_bias: Tensor | None,
-    log_sum_exp: Tensor,
     memory: Tensor,
     needs: int,
 ) -> tuple[Tensor, ...]:

@@ -11,16 +11,22 @@ namespace kvmem::cuda {
 // k_t as columns, and W_g's first half as the last column.
 template <typename T, int kSlotBlocks>
 using KeysTable = ClusterTable<T, kChannelBlocks, kSlotBlocks>;
-// The slots that hold a word, of the columns of scores that this lane holds: bit 2 j + i for column 8 j + 2 (l % 4) + i.
+// The slots that hold a word.
+struct HeldSlots {
+  uint32_t mine;  // of the columns of scores that this lane holds: bit 2 j + i for column 8 j + 2 (l % 4) + i
+  bool any;       // of the whole image
+};
+
 template <int kSlotBlocks, typename T>
-KVMEM_DEVICE uint32_t slots_of_lane(const MemorySide<T>& side, int64_t image) {
+KVMEM_DEVICE HeldSlots held_slots(const MemorySide<T>& side, int64_t image) {
   uint32_t bits = 0;
   KVMEM_UNROLL
   for (int i = 0; i < 2 * kSlotBlocks; ++i) {
     const int slot = i / 2 * 8 + 2 * (lane() % 4) + i % 2;
     if (slot < side.T_ && (!side.mask || side.mask[image * side.T_ + slot])) bits |= 1u << i;
   }
-  return bits;
+  const uint32_t pair = bits | shuffle_xor(bits, 1);
+  return {bits, (pair | shuffle_xor(pair, 2)) != 0};
 }
 
 KVMEM_DEVICE float sum_of_quad(float x) {
@@ -29,40 +35,34 @@ KVMEM_DEVICE float sum_of_quad(float x) {
 }
 
 KVMEM_DEVICE float largest_of_quad(float x) {
-  const float y = shuffle_xor(x, 1), larger = x > y ? x : y, z = shuffle_xor(larger, 2);
-  return larger > z ? larger : z;
+  x = larger(x, shuffle_xor(x, 1));
+  return larger(x, shuffle_xor(x, 2));
 }
 
-// Scores to α in place, for the lane's position of `row` (0: l / 4, 1: l / 4 + 8): 2^(s log2(e) - shift), divided by their
-// sum, which it returns. Where no slot holds a word, α and the sum are 0.
+// Scores to α in place, for the lane's position of `row` (0: l / 4, 1: l / 4 + 8), without an overflow whatever the scores.
+// Where no slot holds a word, α is 0.
 template <int kSlotBlocks>
-KVMEM_DEVICE float normalize(Sum (&scores)[kSlotBlocks], uint32_t slots, float shift, int row) {
-  float sum = 0.0f;
+KVMEM_DEVICE void softmax(Sum (&scores)[kSlotBlocks], const HeldSlots& slots, int row) {
+  // Below every score, and still finite: the difference of two of them is no NaN.
+  constexpr float none = -1e38f;
+  float largest = none, sum = 0.0f;
   KVMEM_UNROLL
   for (int i = 0; i < 2 * kSlotBlocks; ++i) {
     float& x = scores[i / 2].x[2 * row + i % 2];
-    x = slots >> i & 1 ? exp2(x * kLog2E - shift) : 0.0f;
+    x = slots.mine >> i & 1 ? x : none;
+    largest = larger(largest, x);
+  }
+  const float shift = largest_of_quad(largest) * kLog2E;
+  KVMEM_UNROLL
+  for (int i = 0; i < 2 * kSlotBlocks; ++i) {
+    float& x = scores[i / 2].x[2 * row + i % 2];
+    x = exp2(x * kLog2E - shift);
     sum += x;
   }
   sum = sum_of_quad(sum);
-  const float scale = sum > 0.0f ? 1.0f / sum : 0.0f;
+  const float scale = slots.any ? reciprocal(sum) : 0.0f;
   KVMEM_UNROLL
   for (int i = 0; i < 2 * kSlotBlocks; ++i) scores[i / 2].x[2 * row + i % 2] *= scale;
-  return sum;
-}
-
-// Scores to α in place, without an overflow whatever the scores. Returns base 2's log-sum-exp.
-template <int kSlotBlocks>
-KVMEM_DEVICE float softmax(Sum (&scores)[kSlotBlocks], uint32_t slots, int row) {
-  constexpr float none = -1e38f;
-  float largest = none;
-  KVMEM_UNROLL
-  for (int i = 0; i < 2 * kSlotBlocks; ++i) {
-    const float score = scores[i / 2].x[2 * row + i % 2];
-    if (slots >> i & 1 && score > largest) largest = score;
-  }
-  largest = largest_of_quad(largest) * kLog2E;
-  return largest + log2(normalize(scores, slots, largest, row));
 }
 
 // γ of the lane's position of `row`, from its α and its last column of scores, W_g's first half times h.

@@ -18,9 +18,11 @@ struct BackwardTiles {
   GroupTiles<T> tiles;
   int kept, ahead;
 
-  KVMEM_DEVICE View<T> image(int tile) const { return tiles.memory + tile % kept * kTileNumbers; }
-  KVMEM_DEVICE View<T> grad(int tile) const {
-    return tiles.memory + (kept + tile % (tiles.slots - kept)) * kTileNumbers;
+  KVMEM_DEVICE View<T> image(int slot) const { return tiles.memory + slot * kTileNumbers; }
+  KVMEM_DEVICE View<T> grad(int slot) const { return image(kept + slot); }
+  // The slot `n` further on, of so many: tiles take them in turn, and a division takes longer than that.
+  static KVMEM_DEVICE int turn(int slot, int n, int slots) {
+    return slot + n < slots ? slot + n : slot + n - slots;
   }
 };
 
@@ -33,7 +35,7 @@ KVMEM_DEVICE BackwardTiles<T> split_slots(const GroupTiles<T>& tiles, int group_
   return {tiles, kept, kept < grads ? kept : grads};
 }
 
-template <typename T, int kSlotBlocks, bool kChannelsLast>
+template <typename T, int kSlotBlocks, bool kChannelsLast, bool kAttention>
 struct BackwardPass {
   ImagePlane<const T, kChannelsLast> image, grad_out;
   ImagePlane<T, kChannelsLast> grad_image;
@@ -43,15 +45,15 @@ struct BackwardPass {
   bool image_wanted, sums_wanted, mean_wanted;
 };
 
-template <bool kChannelsLast, int kSlotBlocks, typename T>
-KVMEM_DEVICE void backward_tile(const BackwardPass<T, kSlotBlocks, kChannelsLast>& pass, View<T> image, View<T> grad,
-                                int start, WarpSums<kSlotBlocks>& sums) {
+template <bool kChannelsLast, bool kAttention, int kSlotBlocks, typename T>
+KVMEM_DEVICE void backward_tile(const BackwardPass<T, kSlotBlocks, kChannelsLast, kAttention>& pass, View<T> image,
+                                View<T> grad, int start, WarpSums<kSlotBlocks>& sums) {
   const int position = kWarpPositions * group_warp();
   Left<T> h[kChannelBlocks], dout[kChannelBlocks], ds[kSlotBlocks], read[kSlotBlocks];
   float gate[2];
   load_positions<kChannelsLast>(image, position, h);
   load_positions<kChannelsLast>(grad, position, dout);
-  address_backward(pass.inputs, pass.tables, start + position, h, dout, ds, read, gate, sums.response);
+  address_backward<kAttention>(pass.inputs, pass.tables, start + position, h, dout, ds, read, gate, sums.response);
   if (pass.sums_wanted) {
     store_columns<kSlotBlocks>(ds, pass.ds);
     store_columns<kSlotBlocks>(read, pass.read);
@@ -67,30 +69,34 @@ KVMEM_DEVICE void backward_tile(const BackwardPass<T, kSlotBlocks, kChannelsLast
   if (pass.image_wanted) store_positions<kChannelsLast>(dout, position, image);
 }
 
-template <bool kChannelsLast, int kSlotBlocks, typename T>
-KVMEM_DEVICE void backward_tiles(const BackwardPass<T, kSlotBlocks, kChannelsLast>& pass,
+template <bool kChannelsLast, bool kAttention, int kSlotBlocks, typename T>
+KVMEM_DEVICE void backward_tiles(const BackwardPass<T, kSlotBlocks, kChannelsLast, kAttention>& pass,
                                  const BackwardTiles<T>& slots, WarpSums<kSlotBlocks>& sums) {
   const GroupTiles<T>& tiles = slots.tiles;
-  const auto load = [&](int tile) {
+  const auto load = [&](int tile, int image, int grad) {
     if (tile < tiles.count) {
-      load_tile(pass.image, tiles.position(tile), slots.image(tile));
-      load_tile(pass.grad_out, tiles.position(tile), slots.grad(tile));
+      load_tile(pass.image, tiles.position(tile), slots.image(image));
+      load_tile(pass.grad_out, tiles.position(tile), slots.grad(grad));
     }
     commit_copies();
   };
-  for (int tile = 0; tile < slots.ahead; ++tile) load(tile);
+  for (int tile = 0; tile < slots.ahead; ++tile) load(tile, tile, tile);
+  const int grads = tiles.slots - slots.kept;
+  int image = 0, grad = 0;
   KVMEM_NO_UNROLL
   for (int tile = 0; tile < tiles.count; ++tile) {
     wait_copies_down_to(slots.ahead - 1);
     barrier_of_group();
-    backward_tile<kChannelsLast>(pass, slots.image(tile), slots.grad(tile), tiles.position(tile), sums);
+    backward_tile<kChannelsLast>(pass, slots.image(image), slots.grad(grad), tiles.position(tile), sums);
     const bool stays = pass.mean_wanted && tile + slots.kept >= tiles.count;
     if (pass.image_wanted && !stays) {
       barrier_of_group();
-      store_tile(slots.image(tile).template as<const T>(), pass.grad_image, tiles.position(tile));
+      store_tile(slots.image(image).template as<const T>(), pass.grad_image, tiles.position(tile));
     }
     // The group is done with dout by one of the barriers, and a thread copies h to where it has just read dh itself.
-    load(tile + slots.ahead);
+    load(tile + slots.ahead, slots.turn(image, slots.ahead, slots.kept), slots.turn(grad, slots.ahead, grads));
+    image = slots.turn(image, 1, slots.kept);
+    grad = slots.turn(grad, 1, grads);
   }
 }
 
@@ -108,7 +114,7 @@ KVMEM_DEVICE void add_mean_gradient(const ImagePlane<T, kChannelsLast>& image, c
       if (!image.inside(row, column, start)) continue;
       float x[kTileVector<T>];
       if (stayed) {
-        read_numbers<kTileVector<T>>(slots.image(tile).template as<const T>(), place<T>(row, column), x);
+        read_numbers<kTileVector<T>>(slots.image(tile % slots.kept).template as<const T>(), place<T>(row, column), x);
       } else {
         read_numbers<kTileVector<T>>(image.at(row, column, start).template as<const T>(), 0, x);
       }
@@ -156,7 +162,7 @@ KVMEM_DEVICE GradientTables<T, kSlotBlocks> make_gradient_tables(const ClusterBa
   return tables;
 }
 
-template <typename T, int kSlotBlocks, bool kChannelsLast>
+template <typename T, int kSlotBlocks, bool kChannelsLast, bool kAttention>
 KVMEM_DEVICE void cluster_backward_block(const ClusterBackward<T>& p) {
   const Team team{cluster_rank(), cluster_blocks()};
   const int64_t image = block() / team.ranks, numbers = image * kClusterChannels * p.N;
@@ -165,13 +171,12 @@ KVMEM_DEVICE void cluster_backward_block(const ClusterBackward<T>& p) {
   const BackwardTiles<T> slots = split_slots(tiles, p.group_tiles);
   const View<T> exchange = shared<T>(p.exchange, kGroups * 2 * kExchangeNumbers<kSlotBlocks>) +
                            group() * 2 * kExchangeNumbers<kSlotBlocks>;
-  const BackwardPass<T, kSlotBlocks, kChannelsLast> pass{
+  const BackwardPass<T, kSlotBlocks, kChannelsLast, kAttention> pass{
       {p.image + numbers, p.N},
       {p.grad_out + numbers, p.N},
       {image_wanted ? p.grad_image + numbers : p.grad_image, p.N},
-      {p.log_sum_exp + image * p.N,
-       p.grad_attention ? p.grad_attention + image * p.side.T_ * p.N : p.grad_attention, p.N, p.side.T_,
-       slots_of_lane<kSlotBlocks>(p.side, image)},
+      {kAttention ? p.grad_attention + image * p.side.T_ * p.N : p.grad_attention, p.N,
+       held_slots<kSlotBlocks>(p.side, image)},
       make_gradient_tables<kSlotBlocks>(p, image),
       exchange,
       exchange + kExchangeNumbers<kSlotBlocks>,
@@ -186,9 +191,9 @@ KVMEM_DEVICE void cluster_backward_block(const ClusterBackward<T>& p) {
   if (p.mean_wanted) add_mean_gradient(pass.grad_image, slots, mean.template as<const float>());
 }
 
-template <typename T, int kSlotBlocks, bool kChannelsLast>
+template <typename T, int kSlotBlocks, bool kChannelsLast, bool kAttention>
 KVMEM_KERNEL(kClusterThreads, 1) cluster_backward_kernel(KVMEM_PARAMETER(ClusterBackward<T>) p) {
-  if constexpr (kClusters) cluster_backward_block<T, kSlotBlocks, kChannelsLast>(p);
+  if constexpr (kClusters) cluster_backward_block<T, kSlotBlocks, kChannelsLast, kAttention>(p);
 }
 
 struct ClusterBackwardShared {
@@ -226,19 +231,18 @@ ClusterBackwardShared backward_shared_layout(const Sizes& s, int& bytes) {
 
 // Calls body with the kernel for these arguments.
 template <typename T, typename Body>
-auto with_backward_kernel(const Sizes& s, bool channels_last, Body body) {
-  const auto with_blocks = [&](auto blocks) {
-    constexpr int n = blocks;
-    return channels_last ? body.template operator()<cluster_backward_kernel<T, n, true>, n>()
-                         : body.template operator()<cluster_backward_kernel<T, n, false>, n>();
-  };
-  return with_slot_blocks<T>(s, with_blocks);
+auto with_backward_kernel(const BackwardArguments& a, Body body) {
+  return with_slot_blocks<T>(a.sizes, [&](auto blocks) {
+    return with_flags(a.channels_last, a.grad_attention != nullptr, [&](auto channels_last, auto attention) {
+      return body.template operator()<cluster_backward_kernel<T, blocks, channels_last, attention>, blocks>();
+    });
+  });
 }
 
 template <typename T>
 ClusterPlan cluster_backward_plan(const BackwardArguments& a) {
   if (!suits_cluster<T>(a.sizes, a.channels_last, {a.inputs[kImage], a.grad_out, a.gradients[kImage]})) return {};
-  return with_backward_kernel<T>(a.sizes, a.channels_last, [&]<auto kernel, int blocks>() {
+  return with_backward_kernel<T>(a, [&]<auto kernel, int blocks>() {
     int fixed = 0;
     backward_shared_layout<T, blocks>(a.sizes, fixed);
     return plan_cluster<kernel>(a.sizes, fixed, kTileNumbers * sizeof(T), 2, 1);
@@ -272,7 +276,6 @@ ClusterBackward<T> cluster_backward_parameters(const BackwardArguments& a, const
           view(static_cast<const T*>(a.grad_out), image),
           view(static_cast<const T*>(a.grad_attention), s.B * s.T * s.N),
           view(static_cast<T*>(a.gradients[kImage]), image),
-          view(a.log_sum_exp, s.B * s.N),
           view(a.memory, s.B * memory_layout(s).size),
           view(gradients, s.B * gradient_layout(s).size),
           static_cast<int>(s.N),
@@ -290,11 +293,10 @@ ClusterBackward<T> cluster_backward_parameters(const BackwardArguments& a, const
 
 template <typename T>
 const char* cluster_backward(const BackwardArguments& a, void* stream) {
-  const Sizes& s = a.sizes;
   const ClusterPlan plan = cluster_backward_plan<T>(a);
   if (!a.gradients[kImage] && !wants_sums(a)) return nullptr;
-  const char* error = with_backward_kernel<T>(s, a.channels_last, [&]<auto kernel, int blocks>() {
-    const Launch how{s.B * plan.cluster, kClusterThreads, plan.cluster, plan.shared_bytes, stream};
+  const char* error = with_backward_kernel<T>(a, [&]<auto kernel, int blocks>() {
+    const Launch how{a.sizes.B * plan.cluster, kClusterThreads, plan.cluster, plan.shared_bytes, stream};
     return launch<kernel>(how, cluster_backward_parameters<T, blocks>(a, plan));
   });
   if (error || !wants_sums(a)) return error;

@@ -18,7 +18,7 @@ struct ClusterForward {
   MemorySide<T> side;
   View<const T> image;
   View<T> out, attention;
-  View<float> log_sum_exp, mean, kept;
+  View<float> mean, kept;
   int N, group_tiles, tile_slots;
   ClusterForwardShared shared;
 };

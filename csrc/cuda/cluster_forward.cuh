@@ -41,16 +41,13 @@ struct PixelTables {
   float gate_bias;
 };
 
-// The attention, if it was asked for, and the log-sum-exps of the lane's positions n and n + 8.
+// The attention of the lane's positions n and n + 8.
 template <int kSlotBlocks, typename T>
-KVMEM_DEVICE void write_addresses(const ClusterForward<T>& p, int image, int n, const Sum (&alpha)[kSlotBlocks],
-                                  const float (&log_sum_exp)[2]) {
+KVMEM_DEVICE void write_attention(const ClusterForward<T>& p, int image, int n, const Sum (&alpha)[kSlotBlocks]) {
   KVMEM_UNROLL
   for (int row = 0; row < 2; ++row) {
     const int position = n + 8 * row;
     if (position >= p.N) continue;
-    if (lane() % 4 == 0) p.log_sum_exp[static_cast<int64_t>(image) * p.N + position] = log_sum_exp[row];
-    if (!p.attention) continue;
     KVMEM_UNROLL
     for (int i = 0; i < 2 * kSlotBlocks; ++i) {
       const int slot = i / 2 * 8 + 2 * (lane() % 4) + i % 2;
@@ -62,43 +59,48 @@ KVMEM_DEVICE void write_addresses(const ClusterForward<T>& p, int image, int n, 
 }
 
 // 16 positions of a tile, in place: addresses, values, response.
-template <bool kChannelsLast, int kSlotBlocks, typename T>
-KVMEM_DEVICE void respond(const ClusterForward<T>& p, int image, View<T> tile, int start, uint32_t slots,
+template <bool kChannelsLast, bool kAttention, int kSlotBlocks, typename T>
+KVMEM_DEVICE void respond(const ClusterForward<T>& p, int image, View<T> tile, int start, const HeldSlots& slots,
                           const PixelTables<T, kSlotBlocks>& tables) {
   const int position = kWarpPositions * group_warp();
   Left<T> h[kChannelBlocks];
   load_positions<kChannelsLast>(tile, position, h);
   Sum scores[kSlotBlocks] = {};
   tables.keys.multiply_by(h, scores);
-  float log_sum_exp[2], gate[2];
+  float gate[2];
   KVMEM_UNROLL
   for (int row = 0; row < 2; ++row) {
     const float kept = shuffle(scores[kSlotBlocks - 1].x[2 * row + 1], lane() | 3) + tables.gate_bias;
-    log_sum_exp[row] = softmax(scores, slots, row);
+    softmax(scores, slots, row);
     gate[row] = response_gate(scores, tables.response, kept, row);
   }
-  write_addresses(p, image, start + position + lane() / 4, scores, log_sum_exp);
-  Left<T> alpha[kSlotBlocks];
+  if constexpr (kAttention) write_attention(p, image, start + position + lane() / 4, scores);
+  // γ α: the response then takes one multiplication and addition a channel.
+  Left<T> share[kSlotBlocks];
   KVMEM_UNROLL
-  for (int block = 0; block < kSlotBlocks; ++block) alpha[block] = make_left<T>(scores[block]);
+  for (int block = 0; block < kSlotBlocks; ++block) {
+    KVMEM_UNROLL
+    for (int i = 0; i < 4; ++i) scores[block].x[i] *= gate[i / 2];
+    share[block] = make_left<T>(scores[block]);
+  }
   KVMEM_UNROLL
   for (int block = 0; block < kChannelBlocks; ++block) {
     Sum read = {};
-    tables.values.multiply_by(alpha, block, read);
+    tables.values.multiply_by(share, block, read);
     const Sum image_part = numbers(h[block]);
     KVMEM_UNROLL
-    for (int i = 0; i < 4; ++i) read.x[i] = image_part.x[i] + gate[i / 2] * (read.x[i] - image_part.x[i]);
+    for (int i = 0; i < 4; ++i) read.x[i] += (1.0f - gate[i / 2]) * image_part.x[i];
     h[block] = make_left<T>(read);
   }
   store_positions<kChannelsLast>(h, position, tile);
 }
 
 // The tiles that stayed in shared memory first, the oldest first; the others take their slots, read a second time.
-template <bool kChannelsLast, int kSlotBlocks, typename T>
+template <bool kChannelsLast, bool kAttention, int kSlotBlocks, typename T>
 KVMEM_DEVICE void respond_tiles(const ClusterForward<T>& p, int image, const GroupTiles<T>& tiles,
                                 const ImagePlane<const T, kChannelsLast>& in, const ImagePlane<T, kChannelsLast>& out,
                                 const PixelTables<T, kSlotBlocks>& tables) {
-  const uint32_t slots = slots_of_lane<kSlotBlocks>(p.side, image);
+  const HeldSlots slots = held_slots<kSlotBlocks>(p.side, image);
   // The first tile that stayed and its slot: tile i went to slot i modulo the slots.
   int tile = tiles.count > tiles.slots ? tiles.count - tiles.slots : 0, slot = tile % tiles.slots;
   KVMEM_NO_UNROLL
@@ -106,7 +108,7 @@ KVMEM_DEVICE void respond_tiles(const ClusterForward<T>& p, int image, const Gro
     const View<T> memory = tiles.memory + slot * kTileNumbers;
     wait_copies_down_to(tiles.slots - 1);
     barrier_of_group();
-    respond<kChannelsLast>(p, image, memory, tiles.position(tile), slots, tables);
+    respond<kChannelsLast, kAttention>(p, image, memory, tiles.position(tile), slots, tables);
     barrier_of_group();
     store_tile(memory.template as<const T>(), out, tiles.position(tile));
     // A thread copies to where it has just read from itself.
@@ -121,7 +123,7 @@ KVMEM_DEVICE void respond_tiles(const ClusterForward<T>& p, int image, const Gro
 template <typename T>
 constexpr int kForwardBlocks = sizeof(T) == 2 ? 2 : 1;
 
-template <typename T, int kSlotBlocks, bool kChannelsLast>
+template <typename T, int kSlotBlocks, bool kChannelsLast, bool kAttention>
 KVMEM_DEVICE void cluster_forward_block(const ClusterForward<T>& p) {
   const Team team{cluster_rank(), cluster_blocks()};
   const int64_t image = block() / team.ranks, image_numbers = static_cast<int64_t>(kClusterChannels) * p.N;
@@ -152,30 +154,29 @@ KVMEM_DEVICE void cluster_forward_block(const ClusterForward<T>& p) {
                                            response.template as<const float>(),
                                            to_float(p.side.response_gate_bias[0])};
   fill_tables<kSlotBlocks>(p, team, kept, board.template as<const float>(), tables.keys, tables.values, response);
-  respond_tiles<kChannelsLast>(p, static_cast<int>(image), tiles, in, out, tables);
+  respond_tiles<kChannelsLast, kAttention>(p, static_cast<int>(image), tiles, in, out, tables);
 }
 
-template <typename T, int kSlotBlocks, bool kChannelsLast>
+template <typename T, int kSlotBlocks, bool kChannelsLast, bool kAttention>
 KVMEM_KERNEL(kClusterThreads, kForwardBlocks<T>)
 cluster_forward_kernel(KVMEM_PARAMETER(ClusterForward<T>) p) {
-  if constexpr (kClusters) cluster_forward_block<T, kSlotBlocks, kChannelsLast>(p);
+  if constexpr (kClusters) cluster_forward_block<T, kSlotBlocks, kChannelsLast, kAttention>(p);
 }
 
 // Calls body with the kernel for these arguments.
 template <typename T, typename Body>
-auto with_forward_kernel(const Sizes& s, bool channels_last, Body body) {
-  const auto with_blocks = [&](auto blocks) {
-    constexpr int n = blocks;
-    return channels_last ? body.template operator()<cluster_forward_kernel<T, n, true>, n>()
-                         : body.template operator()<cluster_forward_kernel<T, n, false>, n>();
-  };
-  return with_slot_blocks<T>(s, with_blocks);
+auto with_forward_kernel(const ForwardArguments& a, Body body) {
+  return with_slot_blocks<T>(a.sizes, [&](auto blocks) {
+    return with_flags(a.channels_last, a.attention != nullptr, [&](auto channels_last, auto attention) {
+      return body.template operator()<cluster_forward_kernel<T, blocks, channels_last, attention>, blocks>();
+    });
+  });
 }
 
 template <typename T>
 ClusterPlan cluster_forward_plan(const ForwardArguments& a) {
   if (!suits_cluster<T>(a.sizes, a.channels_last, {a.inputs[kImage], a.out})) return {};
-  return with_forward_kernel<T>(a.sizes, a.channels_last, [&]<auto kernel, int blocks>() {
+  return with_forward_kernel<T>(a, [&]<auto kernel, int blocks>() {
     int fixed = 0;
     forward_shared_layout<T, blocks>(a.sizes, fixed);
     return plan_cluster<kernel>(a.sizes, fixed, kTileNumbers * sizeof(T), 1, kForwardBlocks<T>);
@@ -187,13 +188,12 @@ const char* cluster_forward(const ForwardArguments& a, void* stream) {
   const Sizes& s = a.sizes;
   const ClusterPlan plan = cluster_forward_plan<T>(a);
   const int64_t image = s.B * s.C * s.N;
-  return with_forward_kernel<T>(s, a.channels_last, [&]<auto kernel, int blocks>() {
+  return with_forward_kernel<T>(a, [&]<auto kernel, int blocks>() {
     int fixed = 0;
     const ClusterForward<T> p{memory_side<T>(a),
                               view(static_cast<const T*>(a.inputs[kImage]), image),
                               view(static_cast<T*>(a.out), image),
                               view(static_cast<T*>(a.attention), s.B * s.T * s.N),
-                              view(a.log_sum_exp, s.B * s.N),
                               view(static_cast<float*>(a.mean), s.B * s.C),
                               view(a.memory, s.B * memory_layout(s).size),
                               static_cast<int>(s.N),

@@ -70,7 +70,7 @@ KVMEM_DEVICE void position_backward(Sum (&alpha)[kSlotBlocks], Sum (&p)[kSlotBlo
     const int column = i / 2 * 8 + 2 * (lane() % 4) + i % 2;
     const float a = alpha[i / 2].x[2 * row + i % 2];
     float& x = p[i / 2].x[2 * row + i % 2];
-    x = gate * x + response[column] * dz + attention_gradient(column);
+    x = gate * x + response[column] * dz + attention_gradient(i, column);
     mean += a * x;
     response_sums[i] += (column == 8 * kSlotBlocks - 1 ? 1.0f : a) * dz;
   }
@@ -118,6 +118,12 @@ KVMEM_DEVICE Right<T> load_column(View<T> exchange, int block, int position) {
   }
 }
 
+// float32 needs all registers: nothing is read from shared memory before what stands in front of this is done.
+template <typename T>
+KVMEM_DEVICE void keep_order() {
+  if constexpr (sizeof(T) == 4) warp_barrier();
+}
+
 // sums += the tile's channels times the exchange's columns, over all 64 positions, for the warp's 16 channels.
 template <bool kChannelsLast, int kSlotBlocks, typename T>
 KVMEM_DEVICE void add_products(View<T> tile, View<T> exchange, Sum (&sums)[kSlotBlocks]) {
@@ -127,8 +133,8 @@ KVMEM_DEVICE void add_products(View<T> tile, View<T> exchange, Sum (&sums)[kSlot
     load_channels<kChannelsLast>(tile, 16 * group_warp(), position, channels);
     KVMEM_UNROLL
     for (int block = 0; block < kSlotBlocks; ++block) {
-      multiply<T>(sums[block], channels[0], channels[1], load_column(exchange, block, position),
-                  load_column(exchange, block, position + 8));
+      multiply<T>(sums[block], channels[0], channels[1], operand<T>(load_column(exchange, block, position)),
+                  operand<T>(load_column(exchange, block, position + 8)));
     }
   }
 }
@@ -136,36 +142,37 @@ KVMEM_DEVICE void add_products(View<T> tile, View<T> exchange, Sum (&sums)[kSlot
 // What the backward pass over a tile reads beside its two tiles; offsets are of the image.
 template <typename T>
 struct TileInputs {
-  View<const float> log_sum_exp;      // (N)
   View<const T> grad_attention;       // (T, N) or null
-  int N, slot_count;
-  uint32_t slots;  // as slots_of_lane gives them
+  int N;
+  HeldSlots slots;
 };
 
 // 16 positions: leaves ds and α γ in the lanes' left operands, γ in gate, adds to response_sums.
-template <int kSlotBlocks, typename T>
+template <bool kAttention, int kSlotBlocks, typename T>
 KVMEM_DEVICE void address_backward(const TileInputs<T>& in, const GradientTables<T, kSlotBlocks>& tables, int position,
                                    const Left<T> (&h)[kChannelBlocks], const Left<T> (&grad)[kChannelBlocks],
                                    Left<T> (&ds)[kSlotBlocks], Left<T> (&read)[kSlotBlocks], float (&gate)[2],
                                    float (&response_sums)[2 * kSlotBlocks]) {
   Sum scores[kSlotBlocks] = {}, products[kSlotBlocks] = {};
   tables.keys.multiply_by(h, scores);
-  tables.values.multiply_by(grad, products);
+  // The last that needs h: its registers are free for the product with dout.
   float kept[2];
   products_of_positions<T>(h, grad, kept);
+  keep_order<T>();
+  tables.values.multiply_by(grad, products);
+  keep_order<T>();
   KVMEM_UNROLL
   for (int row = 0; row < 2; ++row) {
     const int n = position + lane() / 4 + 8 * row;
     const bool inside = n < in.N;
     const float kept_gate = shuffle(scores[kSlotBlocks - 1].x[2 * row + 1], lane() | 3) + tables.gate_bias;
-    // Divided by their sum once more: the log-sum-exp's rounding is common to all α of a position, and what all dα have in
-    // common would not cancel in ds.
-    normalize(scores, in.slots, inside ? in.log_sum_exp[n] : 0.0f, row);
+    softmax(scores, in.slots, row);
     gate[row] = response_gate(scores, tables.response, kept_gate, row);
-    position_backward(scores, products, tables.response, gate[row], kept[row], row, response_sums, [&](int slot) {
-      if (!in.grad_attention || !inside || slot >= in.slot_count) return 0.0f;
+    position_backward(scores, products, tables.response, gate[row], kept[row], row, response_sums, [&](int i, int slot) {
+      if (!kAttention || !inside || !(in.slots.mine >> i & 1)) return 0.0f;
       return to_float(in.grad_attention[static_cast<int64_t>(slot) * in.N + n]);
     });
+    if constexpr (kAttention) keep_order<T>();
   }
   KVMEM_UNROLL
   for (int block = 0; block < kSlotBlocks; ++block) {

@@ -32,6 +32,15 @@ auto with_slot_blocks(const Sizes& s, Body body) {
   return body(std::integral_constant<int, kFewSlotBlocks>{});
 }
 
+// Calls body with both flags as constants: what a loop over positions would otherwise ask at every one of them.
+template <typename Body>
+auto with_flags(bool first, bool second, Body body) {
+  const auto with_second = [&](auto known) {
+    return second ? body(known, std::true_type{}) : body(known, std::false_type{});
+  };
+  return first ? with_second(std::true_type{}) : with_second(std::false_type{});
+}
+
 // What both directions ask of the arguments. `vectors`: the tensors that are read and written 16 bytes at a time.
 template <typename T, int n>
 bool suits_cluster(const Sizes& s, bool channels_last, const void* const (&vectors)[n]) {

@@ -25,7 +25,7 @@ struct ClusterBackward {
   GradientLayout out;
   View<const T> image, grad_out, grad_attention;
   View<T> grad_image;
-  View<const float> log_sum_exp, kept;
+  View<const float> kept;
   View<float> gradients;  // (B, out.size), null where no sums are wanted
   int N, group_tiles, tile_slots;
   bool mean_wanted;

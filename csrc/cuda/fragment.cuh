@@ -5,6 +5,8 @@
 // 8 starts from zero and is added to the sum by ordinary rounded additions.
 #pragma once
 
+#include <type_traits>
+
 #include "simt/simt.cuh"
 
 namespace kvmem::cuda {
@@ -30,6 +32,15 @@ template <>
 struct Right<float> {
   float x[2];
 };
+
+// A right operand of float32 numbers that are split already.
+struct SplitRight {
+  float high[2], low[2];
+};
+
+// What products take on the right: where many of them take the same numbers, these are split once.
+template <typename T>
+using Operand = std::conditional_t<sizeof(T) == 4, SplitRight, Right<T>>;
 
 // As Left, always in float32.
 struct Sum {
@@ -70,25 +81,39 @@ KVMEM_DEVICE Sum numbers(const Left<T>& a) {
   }
 }
 
+// The nearest number of 10 bits of fraction, halves away from zero. Not for NaN, which may become zero.
+KVMEM_DEVICE float round_to_tf32(float x) { return float_of((bits_of(x) + 0x1000) & ~0x1fffu); }
+
+// Of `low`, which has up to 13 bits of fraction, the tensor cores take the first 10. A NaN is one in `low` in any case.
 template <int n>
 KVMEM_DEVICE void split(const float (&x)[n], float (&high)[n], float (&low)[n]) {
   KVMEM_UNROLL
   for (int i = 0; i < n; ++i) {
     high[i] = round_to_tf32(x[i]);
-    low[i] = round_to_tf32(x[i] - high[i]);
+    low[i] = x[i] - high[i];
+  }
+}
+
+template <typename T>
+KVMEM_DEVICE Operand<T> operand(const Right<T>& b) {
+  if constexpr (sizeof(T) == 4) {
+    SplitRight x;
+    split(b.x, x.high, x.low);
+    return x;
+  } else {
+    return b;
   }
 }
 
 // sum += a b, of depth 8.
 template <typename T>
-KVMEM_DEVICE void multiply(Sum& sum, const Left<T>& a, const Right<T>& b) {
+KVMEM_DEVICE void multiply(Sum& sum, const Left<T>& a, const Operand<T>& b) {
   if constexpr (sizeof(T) == 4) {
-    float left_high[4], left_low[4], right_high[2], right_low[2], block[4] = {};
-    split(a.x, left_high, left_low);
-    split(b.x, right_high, right_low);
-    matrix_multiply_tf32(block, left_low, right_high);
-    matrix_multiply_tf32(block, left_high, right_low);
-    matrix_multiply_tf32(block, left_high, right_high);
+    float high[4], low[4], block[4] = {};
+    split(a.x, high, low);
+    matrix_multiply_tf32(block, low, b.high);
+    matrix_multiply_tf32(block, high, b.low);
+    matrix_multiply_tf32(block, high, b.high);
     KVMEM_UNROLL
     for (int i = 0; i < 4; ++i) sum.x[i] += block[i];
   } else {
@@ -98,7 +123,8 @@ KVMEM_DEVICE void multiply(Sum& sum, const Left<T>& a, const Right<T>& b) {
 
 // sum += [a0 a1] [b0; b1], of depth 16.
 template <typename T>
-KVMEM_DEVICE void multiply(Sum& sum, const Left<T>& a0, const Left<T>& a1, const Right<T>& b0, const Right<T>& b1) {
+KVMEM_DEVICE void multiply(Sum& sum, const Left<T>& a0, const Left<T>& a1, const Operand<T>& b0,
+                           const Operand<T>& b1) {
   if constexpr (sizeof(T) == 4) {
     multiply<T>(sum, a0, b0);
     multiply<T>(sum, a1, b1);

@@ -63,10 +63,7 @@ KVMEM_DEVICE float sum_of_row(float x) {
 
 KVMEM_DEVICE float largest_of_row(float x) {
   KVMEM_UNROLL
-  for (int mask = kRowLanes / 2; mask > 0; mask /= 2) {
-    const float y = shuffle_xor(x, mask);
-    x = y > x ? y : x;
-  }
+  for (int mask = kRowLanes / 2; mask > 0; mask /= 2) x = larger(x, shuffle_xor(x, mask));
   return x;
 }
 
@@ -99,5 +96,14 @@ KVMEM_DEVICE uint32_t slots_of_lane(View<const bool> mask, int64_t b, int slots)
 }
 
 KVMEM_DEVICE bool holds_word(uint32_t held, int t) { return held >> t / kRowLanes & 1; }
+
+// Of one position, over the slots that hold a word.
+KVMEM_DEVICE float largest_score(View<float> scores, uint32_t held, int slots) {
+  float top = float_of(0xff800000u);
+  for_each_slot(slots, [&](int t) {
+    if (holds_word(held, t)) top = larger(top, scores[t]);
+  });
+  return largest_of_row(top);
+}
 
 }  // namespace kvmem::cuda

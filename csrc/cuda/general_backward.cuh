@@ -189,7 +189,6 @@ const char* launch_backward_chunks(const BackwardArguments& a, const BackwardPla
                              view(static_cast<const T*>(a.grad_out), image),
                              view(static_cast<const T*>(a.grad_attention), scores),
                              view(static_cast<T*>(a.gradients[kImage]), image),
-                             view(a.log_sum_exp, s.B * s.N),
                              view(a.memory, s.B * layout.size),
                              view(workspace.sums, s.B * plan.chunks * sums_layout(s).size),
                              view(workspace.scratch, plan.scratch_numbers),

@@ -28,7 +28,6 @@ template <typename T>
 struct GeneralForward {
   View<const T> image;
   View<T> out, attention;
-  View<float> log_sum_exp;
   View<const float> memory;
   View<const T> tables, gate_bias;
   View<const bool> mask;
@@ -65,19 +64,14 @@ KVMEM_DEVICE ForwardTile<T, kChannelsLast> forward_tile(const GeneralForward<T>&
           shared<float>(p.shared.gate, P)};
 }
 
-// α_t of one position from its scores, log2 Σ_t 2^(s_t log2 e), and the scalar gate.
+// α_t of one position from its scores, and the scalar gate.
 template <bool kVector, typename T, bool kChannelsLast>
 KVMEM_DEVICE void address_row(const GeneralForward<T>& p, const ForwardTile<T, kChannelsLast>& x, uint32_t held,
                               int n) {
   const View<float> scores = x.scores + n * p.score_pitch;
   const View<const float> response = p.memory + (x.b * p.memory_size + p.response_offset);
-  const float lowest = float_of(0xff800000u);
-  float top = lowest, total = 0.0f, read = 0.0f;
-  for_each_slot(p.slots, [&](int t) {
-    const float score = holds_word(held, t) ? scores[t] : lowest;
-    top = score > top ? score : top;
-  });
-  top = largest_of_row(top);
+  const float top = largest_score(scores, held, p.slots);
+  float total = 0.0f, read = 0.0f;
   const auto exponential = [&](int t) { return holds_word(held, t) ? exp2((scores[t] - top) * kLog2E) : 0.0f; };
   for_each_slot(p.slots, [&](int t) {
     const float e = exponential(t);
@@ -85,14 +79,11 @@ KVMEM_DEVICE void address_row(const GeneralForward<T>& p, const ForwardTile<T, k
     if constexpr (!kVector) read += p.gated ? e * response[t] : 0.0f;
   });
   total = sum_of_row(total);
-  const float scale = total > 0.0f ? 1.0f / total : 0.0f;
+  const float scale = total > 0.0f ? reciprocal(total) : 0.0f;
   for_each_slot(round_up_16(p.slots), [&](int t) {
     x.alpha(n, t) = from_float<T>(t < p.slots ? exponential(t) * scale : 0.0f);
   });
   const bool first = lane() % kRowLanes == 0;
-  if (first && n < x.count) {
-    p.log_sum_exp[x.b * p.tile.N + x.start + n] = total > 0.0f ? top * kLog2E + log2(total) : lowest;
-  }
   if constexpr (!kVector) {
     read = sum_of_row(read) * scale;
     if (first && p.gated) x.gate[n] = sigmoid(scores[p.slots] + read + to_float(p.gate_bias[0]));
@@ -214,7 +205,6 @@ const char* launch_forward_tiles(const ForwardArguments& a, const ForwardPlan& p
   const GeneralForward<T> p{view(static_cast<const T*>(a.inputs[kImage]), image),
                             view(static_cast<T*>(a.out), image),
                             view(static_cast<T*>(a.attention), scores),
-                            view(a.log_sum_exp, s.B * s.N),
                             view(static_cast<const float*>(a.memory), s.B * layout.size),
                             view(tables, plan.tables.numbers),
                             view(static_cast<const T*>(a.inputs[kResponseGateBias]), s.R),

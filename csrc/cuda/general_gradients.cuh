@@ -30,7 +30,7 @@ template <typename T>
 struct GeneralBackward {
   View<const T> image, grad_out, grad_attention;
   View<T> grad_image;
-  View<const float> log_sum_exp, memory;
+  View<const float> memory;
   View<float> sums;  // (B, chunks, layout.size); null: not wanted
   View<T> scratch;   // dz (blocks, tile), where float32's has no room in shared memory
   View<const T> tables, gate_bias;
@@ -81,15 +81,10 @@ KVMEM_DEVICE BackwardTile<T, kChannelsLast> backward_tile(const GeneralBackward<
           row(2)};
 }
 
-// 2^(s_t log2 e - log_sum_exp), which is α_t but for its rounding: the rows divide by its sum.
+// 2^((s_t - the largest score) log2 e): the rows divide by its sum.
 template <typename T, bool kChannelsLast>
-KVMEM_DEVICE float exponential(const BackwardTile<T, kChannelsLast>& x, float score, float log_sum_exp, int n, int t) {
-  return n < x.count && holds_word(x.held, t) ? exp2(score * kLog2E - log_sum_exp) : 0.0f;
-}
-
-template <typename T, bool kChannelsLast>
-KVMEM_DEVICE float log_sum_exp_of(const GeneralBackward<T>& p, const BackwardTile<T, kChannelsLast>& x, int n) {
-  return n < x.count ? p.log_sum_exp[x.b * p.tile.N + x.start + n] : 0.0f;
+KVMEM_DEVICE float exponential(const BackwardTile<T, kChannelsLast>& x, float score, float top, int n, int t) {
+  return n < x.count && holds_word(x.held, t) ? exp2((score - top) * kLog2E) : 0.0f;
 }
 
 // The returned attention's gradient.
@@ -116,10 +111,10 @@ KVMEM_DEVICE void differentiate_row_scalar(const GeneralBackward<T>& p, const Ba
                                            int n) {
   const View<float> scores = x.scores + n * p.score_pitch, products = x.products + n * p.score_pitch;
   const View<const float> response = p.memory + (x.b * p.memory_size + p.response_offset);
-  const float log_sum_exp = log_sum_exp_of(p, x, n);
+  const float top = largest_score(scores, x.held, p.slots);
   float total = 0.0f, read = 0.0f, value = 0.0f, given = 0.0f;
   for_each_slot(p.slots, [&](int t) {
-    const float e = exponential(x, scores[t], log_sum_exp, n, t);
+    const float e = exponential(x, scores[t], top, n, t);
     total += e;
     read += p.gated ? e * response[t] : 0.0f;
     value += e * products[t];
@@ -127,7 +122,7 @@ KVMEM_DEVICE void differentiate_row_scalar(const GeneralBackward<T>& p, const Ba
   });
   const float kept = kept_gradient(x, p.tile.C, n);
   total = sum_of_row(total);
-  const float scale = total > 0.0f ? 1.0f / total : 0.0f;
+  const float scale = total > 0.0f ? reciprocal(total) : 0.0f;
   read = sum_of_row(read) * scale;
   value = sum_of_row(value) * scale;
   given = sum_of_row(given) * scale;
@@ -137,7 +132,7 @@ KVMEM_DEVICE void differentiate_row_scalar(const GeneralBackward<T>& p, const Ba
   for_each_slot(round_up_16(p.scores), [&](int t) {
     float weight = 0.0f, grad = t == p.slots ? dz : 0.0f;
     if (t < p.slots) {
-      const float alpha = exponential(x, scores[t], log_sum_exp, n, t) * scale;
+      const float alpha = exponential(x, scores[t], top, n, t) * scale;
       weight = alpha * gate;
       const float of_gate = p.gated ? response[t] * dz : 0.0f;
       grad = alpha * (gate * products[t] + of_gate + attention_gradient(p, x, n, t) - mean);
@@ -156,13 +151,13 @@ KVMEM_DEVICE void differentiate_row_scalar(const GeneralBackward<T>& p, const Ba
 template <typename T, bool kChannelsLast>
 KVMEM_DEVICE void address_row_again(const GeneralBackward<T>& p, const BackwardTile<T, kChannelsLast>& x, int n) {
   const View<float> scores = x.scores + n * p.score_pitch;
-  const float log_sum_exp = log_sum_exp_of(p, x, n);
+  const float top = largest_score(scores, x.held, p.slots);
   float total = 0.0f;
-  for_each_slot(p.slots, [&](int t) { total += exponential(x, scores[t], log_sum_exp, n, t); });
+  for_each_slot(p.slots, [&](int t) { total += exponential(x, scores[t], top, n, t); });
   total = sum_of_row(total);
-  const float scale = total > 0.0f ? 1.0f / total : 0.0f;
+  const float scale = total > 0.0f ? reciprocal(total) : 0.0f;
   for_each_slot(round_up_16(p.slots), [&](int t) {
-    const float alpha = t < p.slots ? exponential(x, scores[t], log_sum_exp, n, t) * scale : 0.0f;
+    const float alpha = t < p.slots ? exponential(x, scores[t], top, n, t) * scale : 0.0f;
     if (t < p.slots) scores[t] = alpha;
     x.weights(n, t) = from_float<T>(alpha);
   });

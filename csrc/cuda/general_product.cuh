@@ -67,8 +67,11 @@ KVMEM_DEVICE void multiply_operands(Group& group, const Operands<T>& x) {
   KVMEM_UNROLL
   for (int pair = 0; pair < kPairs; ++pair) {
     const Right<T>(&right)[4] = x.right[pair];
-    multiply<T>(group.sums[2 * pair], x.left[0], x.left[1], right[0], right[1]);
-    multiply<T>(group.sums[2 * pair + 1], x.left[0], x.left[1], right[2], right[3]);
+    KVMEM_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      multiply<T>(group.sums[2 * pair + half], x.left[0], x.left[1], operand<T>(right[2 * half]),
+                  operand<T>(right[2 * half + 1]));
+    }
   }
 }
 

@@ -61,7 +61,7 @@ struct Team {
 
 constexpr float kLog2E = 1.44269504088896340736f;
 
-KVMEM_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + exp2(-kLog2E * x)); }
+KVMEM_DEVICE float sigmoid(float x) { return reciprocal(1.0f + exp2(-kLog2E * x)); }
 
 KVMEM_DEVICE float activate(float x, bool relu) { return relu && x < 0.0f ? 0.0f : x; }
 

@@ -219,13 +219,6 @@ KVMEM_DEVICE void matrix_multiply<Float16>(float (&d)[4], const uint32_t (&left)
       : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]), "r"(right[1]));
 }
 
-// The nearest number of 10 bits of fraction, which the tensor cores multiply exactly.
-KVMEM_DEVICE float round_to_tf32(float x) {
-  uint32_t bits;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-  return __uint_as_float(bits);
-}
-
 // d += left (16, 8) x right (8, 8), of numbers rounded to tf32. `left` and `right` hold blocks as 16-bit operands do, as
 // numbers of their own instead of pairs: the inner index is permuted alike in both, which leaves the sum the same.
 KVMEM_DEVICE void matrix_multiply_tf32(float (&d)[4], const float (&left)[4], const float (&right)[2]) {
@@ -283,6 +276,8 @@ KVMEM_DEVICE Float2 unpack<Float16>(uint32_t bits) {
 KVMEM_DEVICE float float_of(uint32_t bits) { return __uint_as_float(bits); }
 KVMEM_DEVICE uint32_t bits_of(float x) { return __float_as_uint(x); }
 
+KVMEM_DEVICE float larger(float x, float y) { return fmaxf(x, y); }
+
 KVMEM_DEVICE float exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -292,6 +287,12 @@ KVMEM_DEVICE float exp2(float x) {
 KVMEM_DEVICE float log2(float x) {
   float y;
   asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+KVMEM_DEVICE float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 

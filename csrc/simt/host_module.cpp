@@ -218,7 +218,6 @@ py::dict forward(const Inputs& inputs, const std::optional<Array>& mask, bool at
   a.out = memory.output("out", B * C * N * memory.item());
   if (attention) a.attention = memory.output("attention", B * T * N * memory.item());
   a.mean = memory.output("mean", B * C * 4);
-  a.log_sum_exp = static_cast<float*>(memory.output("log_sum_exp", B * N * 4));
   a.memory = static_cast<float*>(memory.output("memory", B * kept * 4));
   const size_t workspace = cuda::forward_workspace(a);
   a.workspace = memory.output("workspace", workspace);
@@ -230,7 +229,6 @@ py::dict forward(const Inputs& inputs, const std::optional<Array>& mask, bool at
   result["out"] = memory.array(a.out, shape_of(inputs[kImage]), false);
   if (attention) result["attention"] = memory.array(a.attention, {B, T, N}, false);
   result["mean"] = memory.array(a.mean, {B, C}, true);
-  result["log_sum_exp"] = memory.array(a.log_sum_exp, {B, N}, true);
   result["memory"] = memory.array(a.memory, {B, kept}, true);
   result["path"] = path;
   result["workspace"] = workspace;
@@ -244,7 +242,6 @@ py::dict backward(const Inputs& inputs, const std::optional<Array>& mask, const 
   Memory memory(settings.dtype, settings.misalignment);
   auto a = arguments_of<BackwardArguments>(inputs, mask, settings, memory);
   a.mean = memory.copy("mean", saved["mean"].cast<Array>());
-  a.log_sum_exp = static_cast<const float*>(memory.copy("log_sum_exp", saved["log_sum_exp"].cast<Array>()));
   a.memory = static_cast<const float*>(memory.copy("memory", saved["memory"].cast<Array>()));
   a.grad_out = memory.input("grad_out", grad_out);
   if (grad_attention) a.grad_attention = memory.input("grad_attention", *grad_attention);
@@ -276,7 +273,6 @@ py::dict read(const Inputs& inputs, const std::optional<Array>& mask, bool atten
   const int64_t kept = cuda::kept_memory(a.sizes);
   a.out = memory.output("out", B * C * N * memory.item());
   if (attention) a.attention = memory.output("attention", B * T * N * memory.item());
-  a.log_sum_exp = static_cast<float*>(memory.output("log_sum_exp", B * N * 4));
   a.memory = static_cast<float*>(memory.output("memory", B * kept * 4));
   a.workspace = memory.output("workspace", cuda::forward_workspace(a));
   run([](const void* p, void* stream) { return cuda::forward(*static_cast<const ForwardArguments*>(p), stream); }, &a,
@@ -285,7 +281,6 @@ py::dict read(const Inputs& inputs, const std::optional<Array>& mask, bool atten
   py::dict result;
   result["out"] = memory.array(a.out, shape_of(inputs[0]), false);
   if (attention) result["attention"] = memory.array(a.attention, {B, T, N}, false);
-  result["log_sum_exp"] = memory.array(a.log_sum_exp, {B, N}, true);
   result["memory"] = memory.array(a.memory, {B, kept}, true);
   result["launches"] = launches();
   return result;
@@ -296,7 +291,6 @@ py::dict read_backward(const Inputs& inputs, const std::optional<Array>& mask, c
                        const std::vector<bool>& needs, const Settings& settings) {
   Memory memory(settings.dtype, settings.misalignment);
   auto a = read_arguments_of<BackwardArguments>(inputs, mask, settings, memory);
-  a.log_sum_exp = static_cast<const float*>(memory.copy("log_sum_exp", saved["log_sum_exp"].cast<Array>()));
   a.memory = static_cast<const float*>(memory.copy("memory", saved["memory"].cast<Array>()));
   a.grad_out = memory.input("grad_out", grad_out);
   if (grad_attention) a.grad_attention = memory.input("grad_attention", *grad_attention);

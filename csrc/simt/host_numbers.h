@@ -69,11 +69,6 @@ Float2 unpack(uint32_t bits) {
   return {to_float(T{static_cast<uint16_t>(bits)}), to_float(T{static_cast<uint16_t>(bits >> 16)})};
 }
 
-// To 10 bits of fraction, halves away from zero.
-inline float round_to_tf32(float x) {
-  return x - x != 0 ? x : float_of((bits_of(x) + 0x1000) & ~0x1fffu);
-}
-
 namespace host {
 
 // Less exact than the host could, by one unit in the last place to either side (powers of two are exact): the device's
@@ -88,7 +83,9 @@ inline float flush(float x) { return __builtin_fabsf(x) < 0x1p-126f ? __builtin_
 
 }  // namespace host
 
+inline float larger(float x, float y) { return __builtin_fmaxf(x, y); }
 inline float exp2(float x) { return host::approximate(__builtin_exp2f(host::flush(x))); }
 inline float log2(float x) { return host::approximate(__builtin_log2f(host::flush(x))); }
+inline float reciprocal(float x) { return host::flush(host::approximate(1 / host::flush(x))); }
 
 }  // namespace kvmem::simt

@@ -76,8 +76,8 @@ def on(tensor: Tensor) -> AbstractContextManager:
 
 def forward(
     image: Tensor, words: Tensor, mask: Tensor | None, *weights_and_options: Tensor | bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """`kv_memory` of kvmem/ops.py: out, attention, mean, log_sum_exp (empty), memory."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`kv_memory` of kvmem/ops.py: out, attention, mean, memory."""
     weights, (linear_write_gate, relu, _, return_attention) = weights_and_options[:12], weights_and_options[12:]
     call = prepare(image, words, mask, weights, linear_write_gate, relu)
     image, sizes, layer = call.image, call.sizes, call.layer
@@ -103,7 +103,7 @@ def forward(
             image, call.mask, call.weights, sums, memory, mean, out, attention if return_attention else None,
             sizes, layer, tunable=True,
         )  # fmt: skip
-    return out, attention, mean, image.new_empty((0,), dtype=torch.float32), memory
+    return out, attention, mean, memory
 
 
 def check_kept(name: str, tensor: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, call: Call) -> None:
@@ -182,8 +182,8 @@ def backward(
     *weights_kept_and_options: Tensor | bool | int,
 ) -> tuple[Tensor, ...]:
     """`kv_memory_backward` of kvmem/ops.py: the gradients whose bits are set in the last argument, else empty ones."""
-    weights, (mean, _, memory) = weights_kept_and_options[:12], weights_kept_and_options[12:15]
-    linear_write_gate, relu, detach_mean, needs = weights_kept_and_options[15:]
+    weights, (mean, memory) = weights_kept_and_options[:12], weights_kept_and_options[12:14]
+    linear_write_gate, relu, detach_mean, needs = weights_kept_and_options[14:]
     call = prepare(image, words, mask, weights, linear_write_gate, relu)
     image, sizes, layer = call.image, call.sizes, call.layer
     check_outputs(grad_out, grad_attention, call)

@@ -48,8 +48,8 @@ def forward(
     gate: Tensor | None,
     bias: Tensor | None,
     return_attention: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`memory_read` of kvmem/read_ops.py: out, attention, log_sum_exp (empty), memory."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`memory_read` of kvmem/read_ops.py: out, attention, memory."""
     call, values = prepare(image, keys, values, mask, gate, bias)
     image, sizes, layer = call.image, call.sizes, call.layer
     B, T = sizes.B, sizes.T
@@ -68,7 +68,7 @@ def forward(
             image, call.mask, call.weights, None, memory, None, out, attention if return_attention else None,
             sizes, layer, tunable=True,
         )  # fmt: skip
-    return out, attention, image.new_empty((0,), dtype=torch.float32), memory
+    return out, attention, memory
 
 
 def backward(
@@ -80,7 +80,6 @@ def backward(
     mask: Tensor | None,
     gate: Tensor | None,
     bias: Tensor | None,
-    _: Tensor,
     memory: Tensor,
     needs: int,
 ) -> tuple[Tensor, ...]:

@@ -184,15 +184,12 @@ def on_gpu(problem):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("backend", ["cuda", "triton"])
 def test_the_fake_kernels_know_what_is_kept_on_a_gpu(pretend, make_problem, backend, dtype, widths, channels_last):
-    """log_sum_exp (B, H, W), which Triton's leave empty, and memory (B, (M + G + 2C + R) T + M + G), in float32.
-
-    The kernels for CPUs leave both empty.
-    """
+    """memory (B, (M + G + 2C + R) T + M + G), in float32; the kernels for CPUs leave it empty."""
     pretend(H100)
     gates = {"write_gate_width": widths, "response_gate_width": widths}
     problem = make_problem(3, 16, (5, 7), 6, 12, 32, dtype=dtype, channels_last=channels_last, **gates)
-    *_, empty_sums, empty_memory = torch.ops.kvmem.kv_memory(*problem.operator_arguments())
-    assert empty_sums.shape == empty_memory.shape == (0,)
+    *_, empty_memory = torch.ops.kvmem.kv_memory(*problem.operator_arguments())
+    assert empty_memory.shape == (0,)
     g, r = (1, 1) if widths == "scalar" else (32, 16)
     with FakeTensorMode(allow_non_fake_inputs=True):
         problem = on_gpu(problem)
@@ -200,10 +197,9 @@ def test_the_fake_kernels_know_what_is_kept_on_a_gpu(pretend, make_problem, back
             out = problem.run(backend)
         operators = NAMESPACES[backend]
         assert f"{operators}::kv_memory" in called.names
-        found, _, mean, log_sum_exp, memory = getattr(torch.ops, operators).kv_memory(*problem.operator_arguments())
+        found, _, mean, memory = getattr(torch.ops, operators).kv_memory(*problem.operator_arguments())
     assert out.stride() == found.stride() == problem.image.stride()
     assert mean.shape == (3, 16)
-    assert log_sum_exp.shape == ((3, 5, 7) if backend == "cuda" else (0,))
     assert memory.shape == (3, (32 + g + 2 * 16 + r) * 6 + 32 + g)
-    assert mean.dtype == log_sum_exp.dtype == memory.dtype == torch.float32
-    assert {tensor.device for tensor in (out, mean, log_sum_exp, memory)} == {torch.device("cuda:0")}
+    assert mean.dtype == memory.dtype == torch.float32
+    assert {tensor.device for tensor in (out, mean, memory)} == {torch.device("cuda:0")}

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "cuda/fragment.cuh"
 #include "simt/simt.cuh"
 
 namespace py = pybind11;
@@ -207,13 +208,17 @@ KVMEM_KERNEL(32, 1) multiply_tf32(KVMEM_PARAMETER(Parameters) p) {
   for (int i = 0; i < 4; ++i) p.out[8 * (outer + 8 * (i / 2)) + inner + i % 2] = d[i];
 }
 
-// choice 0, 1: to bfloat16 and float16 and back; 2: to tf32; 3: exp2; 4: log2; 5: bits of 16-bit floats to floats.
+// choice 0, 1: to bfloat16 and float16 and back; 2 and 6: the halves of a float32; 3: exp2; 4: log2; 5: bits of 16-bit floats to floats.
 KVMEM_KERNEL(1024, 1) convert(KVMEM_PARAMETER(Parameters) p) {
   const float x = p.in[grid_thread()];
   float y = 0;
   if (p.choice == 0) y = to_float(from_float<Bfloat16>(x));
   if (p.choice == 1) y = to_float(from_float<Float16>(x));
-  if (p.choice == 2) y = round_to_tf32(x);
+  if (p.choice == 2 || p.choice == 6) {
+    float high[1], low[1];
+    cuda::split({x}, high, low);
+    y = p.choice == 2 ? high[0] : low[0];
+  }
   if (p.choice == 3) y = exp2(x);
   if (p.choice == 4) y = log2(x);
   if (p.choice == 5) y = unpack<Float16>(bits_of(x)).x;

@@ -252,11 +252,26 @@ def test_every_float16_becomes_the_same_float32(kernels):
     np.testing.assert_array_equal(found, halves.astype(np.uint16).view(np.float16).astype(np.float32))
 
 
-def test_rounding_to_tf32(kernels):
+def test_a_float32_in_two_of_tf32(kernels):
+    """The first has 10 bits of fraction, and what of the second tensor cores see leaves 2^-21 at most."""
     values = numbers(1024)
-    found = run(kernels.convert, values, choice=2, blocks=32)
-    assert not (found.view(np.uint32) & 0x1FFF).any()
-    assert (np.abs(found - values) <= np.abs(values) * 2.0**-11).all()
+    high, low = (run(kernels.convert, values, choice=choice, blocks=32) for choice in (2, 6))
+    assert not (high.view(np.uint32) & 0x1FFF).any()
+    assert (np.abs(high - values) <= np.abs(values) * 2.0**-11).all()
+    np.testing.assert_array_equal(high.astype(np.float64) + low, values)
+    seen = (low.view(np.uint32) & 0xFFFFE000).view(np.float32)
+    assert (np.abs(high.astype(np.float64) + seen - values) <= np.abs(values) * 2.0**-21).all()
+
+
+def test_neither_nan_nor_infinity_is_lost_by_splitting(kernels):
+    """Whatever the bits of a NaN, one of the two is one, to tensor cores too, which see the first 19 bits."""
+    bits = np.uint32([0x7FC00000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0xFF801000, 0x7FFFF000, 0x7F800000, 0xFF800000])
+    values = np.resize(bits, 32).view(np.float32)
+    high, low = (run(kernels.convert, values, choice=choice).view(np.uint32) & 0xFFFFE000 for choice in (2, 6))
+    with np.errstate(invalid="ignore"):
+        sums = high.view(np.float32) * np.float32(0.5) + low.view(np.float32)
+    assert not np.isfinite(sums).any()
+    assert np.isnan(sums[:6]).all()
 
 
 def test_exp2_and_log2_err_as_the_device_does(kernels):

@@ -102,6 +102,6 @@ def test_what_the_operators_refuse(interpreter):
     with pytest.raises(ValueError, match="grad_out: got shape"):
         operators.memory_read_backward(out[:1], None, *tensors, *kept, 1)
     with pytest.raises(ValueError, match="memory: got shape"):
-        operators.memory_read_backward(out, None, *tensors, kept[0], kept[1][:, 1:], 1)
+        operators.memory_read_backward(out, None, *tensors, kept[0][:, 1:], 1)
     with pytest.raises(ValueError, match="needs: asks for the gradient of a response gate"):
-        operators.memory_read_backward(out, None, *tensors[:4], None, None, kept[0], kept[1][:, :80], 0b1000)
+        operators.memory_read_backward(out, None, *tensors[:4], None, None, kept[0][:, :80], 0b1000)

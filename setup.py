@@ -203,6 +203,7 @@ class AnyPythonWheel(bdist_wheel):
 
 
 setup(
-    ext_modules=[Extension("kvmem._kernels", sources=[], depends=SOURCES, optional=False)],
+    # Optional: an editable install would else copy a library that wasn't built. What fails to build still fails.
+    ext_modules=[Extension("kvmem._kernels", sources=[], depends=SOURCES, optional=True)],
     cmdclass={"build_ext": CMakeBuild, "bdist_wheel": AnyPythonWheel},
 )

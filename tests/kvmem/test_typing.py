@@ -87,7 +87,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = new_environment(folder / "environment")
     clone = copy_checkout(folder / "clone")
     (clone / "kvmem" / "clone.py").write_text("HERE: bool = True\n")
-    install_editable(clone, python)
+    install_editable(clone, python, KVMEM_PURE_PYTHON="1")
     return python
 
 

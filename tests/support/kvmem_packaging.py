@@ -39,9 +39,9 @@ def new_environment(folder: Path) -> Path:
     return folder / "bin" / "python"
 
 
-def install_editable(checkout: Path, python: Path) -> None:
-    """`pip install -e` of a checkout into an environment, without building kernels."""
+def install_editable(checkout: Path, python: Path, **environment: str) -> None:
+    """`pip install -e` of a checkout into an environment of `new_environment`."""
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps"]
     command += ["--no-build-isolation", "--force-reinstall", "-e", str(checkout)]
-    done = subprocess.run(command, env={**os.environ, "KVMEM_PURE_PYTHON": "1"}, capture_output=True, text=True)
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -38,6 +38,9 @@ def read(weight: Tensor) -> Tensor:
     )
     assert_type(out, Tensor)
     return out
+
+read_only = kvmem.memory_read(image, words, words, response_gate_weight=image, channel_dim=-1, return_attention=True)
+assert_type(read_only, tuple[Tensor, Tensor])
 """
 WRONG = {
     'kvmem.KVMemoryLayer(64, 256, write_gate="tanh")': "write_gate",
@@ -45,6 +48,7 @@ WRONG = {
     "kvmem.KVMemoryLayer(64, 256, channel_dim=2)": "channel_dim",
     "kvmem.KVMemoryLayer(64, 256)(words=torch.zeros(1))": "No overload",
     "kvmem.kv_memory(torch.zeros(1), torch.zeros(1))": "No overload",
+    "kvmem.memory_read(torch.zeros(1), torch.zeros(1))": "No overload",
 }
 
 

@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parent
 OLDEST_TORCH = (2, 11)
 OLDEST_NVCC = 12  # the first with C++20
 DEFAULT_CUDA_ARCHS = "80;90"
+# What the library is built from: an sdist takes these along, and nothing else outside the packages.
+SOURCES = ["CMakeLists.txt", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/**/*") if path.is_file())]
 
 
 def say(message: str) -> None:
@@ -201,6 +203,7 @@ class AnyPythonWheel(bdist_wheel):
 
 
 setup(
-    ext_modules=[Extension("kvmem._kernels", sources=[], optional=False)],
+    # Optional: an editable install would else copy a library that wasn't built. What fails to build still fails.
+    ext_modules=[Extension("kvmem._kernels", sources=[], depends=SOURCES, optional=True)],
     cmdclass={"build_ext": CMakeBuild, "bdist_wheel": AnyPythonWheel},
 )

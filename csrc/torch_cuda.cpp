@@ -1,7 +1,8 @@
 // The operators' CUDA side: device, stream and limits of the kernels in csrc/cuda. Part of the build where nvcc is.
+#include "torch_library.h"
+
 #include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
 
 #include <string>
 
@@ -79,11 +80,11 @@ std::string cuda_path(std::string request) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(kvmem, CUDA, m) {
+KVMEM_LIBRARY_IMPL(TORCH_EXTENSION_NAME, CUDA, m) {
   m.impl("kv_memory", TORCH_BOX(&kvmem::ops::kv_memory<Cuda>));
   m.impl("kv_memory_backward", TORCH_BOX(&kvmem::ops::kv_memory_backward<Cuda>));
   m.impl("memory_read", TORCH_BOX(&kvmem::ops::memory_read<Cuda>));
   m.impl("memory_read_backward", TORCH_BOX(&kvmem::ops::memory_read_backward<Cuda>));
 }
 
-STABLE_TORCH_LIBRARY_IMPL(kvmem, CompositeExplicitAutograd, m) { m.impl("cuda_path", TORCH_BOX(&cuda_path)); }
+KVMEM_LIBRARY_IMPL(TORCH_EXTENSION_NAME, CompositeExplicitAutograd, m) { m.impl("cuda_path", TORCH_BOX(&cuda_path)); }

@@ -1,5 +1,5 @@
 // The operators' schemas, their CPU side, and what the build says of itself.
-#include <torch/csrc/stable/library.h>
+#include "torch_library.h"
 
 #include <string>
 
@@ -71,7 +71,7 @@ int64_t cuda_version() { return KVMEM_CUDA_VERSION; }
   "Tensor write_image_bias, Tensor key_weight, Tensor key_bias, Tensor value_weight, Tensor value_bias, "             \
   "Tensor response_gate_weight, Tensor response_gate_bias, "
 
-STABLE_TORCH_LIBRARY(kvmem, m) {
+KVMEM_LIBRARY(TORCH_EXTENSION_NAME, m) {
   m.def("kv_memory(Tensor image, Tensor words, Tensor? mask, " KVMEM_PARAMETERS
         "bool linear_write_gate, bool relu, bool detach_mean, bool return_attention)"
         " -> (Tensor out, Tensor attention, Tensor mean, Tensor memory)");
@@ -93,16 +93,22 @@ STABLE_TORCH_LIBRARY(kvmem, m) {
   m.def("cuda_path(str request) -> str");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(kvmem, CPU, m) {
+KVMEM_LIBRARY_IMPL(TORCH_EXTENSION_NAME, CPU, m) {
   m.impl("kv_memory", TORCH_BOX(&kvmem::ops::kv_memory<Cpu>));
   m.impl("kv_memory_backward", TORCH_BOX(&kvmem::ops::kv_memory_backward<Cpu>));
   m.impl("memory_read", TORCH_BOX(&kvmem::ops::memory_read<Cpu>));
   m.impl("memory_read_backward", TORCH_BOX(&kvmem::ops::memory_read_backward<Cpu>));
 }
 
-STABLE_TORCH_LIBRARY_IMPL(kvmem, CompositeExplicitAutograd, m) {
+KVMEM_LIBRARY_IMPL(TORCH_EXTENSION_NAME, CompositeExplicitAutograd, m) {
   m.impl("cpu_isa", TORCH_BOX(&cpu_isa));
   m.impl("cpu_isas", TORCH_BOX(&cpu_isas));
   m.impl("cuda_architectures", TORCH_BOX(&cuda_architectures));
   m.impl("cuda_version", TORCH_BOX(&cuda_version));
 }
+
+#if defined(CPU_KERNEL) || defined(CUDA_KERNEL)
+// kernel-builder's: lets Python import the library, where ours is loaded by torch.
+#include "registration.h"
+REGISTER_EXTENSION(TORCH_EXTENSION_NAME)
+#endif

@@ -49,6 +49,19 @@ class KVMemoryLayer(nn.Module):
     draft, section 3.2, as DM-GAN (CVPR 2019) settled it.
     """
 
+    # Said for type checkers, which may each infer another type from the assignments below.
+    image_channels: int
+    word_channels: int
+    memory_channels: int
+    detach_mean: bool
+    gate_word: nn.Linear
+    gate_image: nn.Linear
+    write_word: nn.Linear
+    write_image: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    response_gate: nn.Linear
+
     def __init__(
         self,
         image_channels: int,

@@ -69,7 +69,7 @@ def check_runs(image: Tensor, limit: str | None) -> None:
         raise RuntimeError("kvmem: on the CPU the Triton kernels run in its interpreter alone (TRITON_INTERPRET=1)")
 
 
-def on(tensor: Tensor) -> AbstractContextManager:
+def on(tensor: Tensor) -> AbstractContextManager[None]:
     """Triton launches on the current device."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 

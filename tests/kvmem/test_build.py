@@ -1,11 +1,11 @@
-"""The build: the wheel, installs without a compiler, against an old torch, without kernels, and when CUDA is built."""
+"""The build: sdist and wheel, installs without a compiler or kernels, an old torch, when CUDA is built, the library."""
 
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,54 +14,57 @@ from types import ModuleType
 import pytest
 import setuptools
 import torch
+from kvmem_packaging import copy_checkout, install_editable, new_environment
 
 import kvmem
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("csrc", "kvmem", "CMakeLists.txt", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The files that a build needs, without anything built."""
-    folder = tmp_path / "checkout"
-    folder.mkdir()
-    for name in SOURCES:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-        else:
-            shutil.copy(source, folder / name)
-    (folder / "kvmgan").mkdir()
-    (folder / "kvmgan" / "__init__.py").touch()
+    """The files that a build needs, without anything built but a library of long ago."""
+    folder = copy_checkout(tmp_path / "checkout")
+    (folder / "kvmem" / "_kernels.so").write_text("of long ago")
     return folder
+
+
+def run_python(checkout: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, **environment}
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=checkout, env=environment, capture_output=True, text=True
+    )
 
 
 def build(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Builds a wheel into checkout/dist with what is installed here."""
-    command = [sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "-w", "dist", "."]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return subprocess.run(
-        command, cwd=checkout, env={**os.environ, "PATH": path, **environment}, capture_output=True, text=True
-    )
+    options = ["-v", "--no-deps", "--no-build-isolation", "-w", "dist"]
+    return run_python(checkout, "pip", "wheel", *options, ".", **environment)
 
 
 def wheel(checkout: Path) -> Path:
     return next((checkout / "dist").glob("*.whl"))
 
 
-def test_one_wheel_serves_every_python_3(checkout: Path) -> None:
-    """The wheel is tagged for any Python 3 of this platform; the library links no Python and knows no folder.
+def test_one_wheel_from_the_sdist_serves_every_python_3(checkout: Path) -> None:
+    """`python -m build`: the sdist has what is built from and nothing else; its wheel is for any Python 3.
 
-    It is built as on a machine without nvcc: the CUDA kernels would take minutes.
+    The library links no Python and knows no folder. It is built as on a machine without nvcc: the CUDA kernels would
+    take minutes.
     """
-    done = build(checkout, CUDACXX="no-such-nvcc")
-    assert done.returncode == 0, done.stderr
+    pytest.importorskip("build")
+    sources = {str(path.relative_to(checkout)) for path in checkout.rglob("*") if path.is_file()}
+    done = run_python(checkout, "build", "--no-isolation", CUDACXX="no-such-nvcc")
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "no CUDA kernels are built: no nvcc found" in done.stdout + done.stderr
+    with tarfile.open(next((checkout / "dist").glob("*.tar.gz"))) as archive:
+        packed = {"/".join(member.name.split("/")[1:]) for member in archive.getmembers() if member.isfile()}
+    made = {name for name in packed if name.startswith("kvmem.egg-info/")} | {"PKG-INFO", "setup.cfg"}
+    assert packed - made == sources - {"kvmem/_kernels.so"}
     name = wheel(checkout).name
     assert "-py3-none-" in name and not name.endswith("-any.whl")
     with zipfile.ZipFile(wheel(checkout)) as archive:
-        assert "kvmem/_kernels.so" in archive.namelist()
         library = archive.read("kvmem/_kernels.so")
     assert str(Path(torch.__file__).parent).encode() not in library
     assert b"libtorch_cpu.so" in library and b"libpython" not in library and b"libtorch_python" not in library
@@ -89,6 +92,16 @@ def test_without_kernels_the_install_succeeds_and_says_so(checkout: Path, enviro
     )
     assert ran.returncode == 0, ran.stderr
     assert "not available" in ran.stdout and "_kernels.so is missing" in ran.stdout
+
+
+def test_without_a_compiler_an_editable_install_succeeds(checkout: Path, tmp_path: Path) -> None:
+    """`pip install -e .`, as the README has it, in an environment that hasn't got kvmem."""
+    (checkout / "kvmem" / "_kernels.so").unlink()
+    python = new_environment(tmp_path / "environment")
+    install_editable(checkout, python, CXX="no-such-compiler")
+    program = "import kvmem; print(kvmem.__file__, kvmem.backends()['cpu'])"
+    said = subprocess.run([python, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"{checkout / 'kvmem'}/") and "_kernels.so is missing" in said
 
 
 def test_an_old_torch_is_refused_by_the_build(checkout: Path, tmp_path: Path) -> None:
@@ -190,12 +203,32 @@ def test_cuda_is_not_built_on_request_or_for_a_torch_without_it(setup_module, fa
         setup_module.cuda_options()
 
 
+def undefined_symbols(library: Path) -> dict[str, str]:
+    """What a library takes from elsewhere: name -> the version that it asks for, "" without one; not what may lack."""
+    said = subprocess.run(["nm", "-D", "--undefined-only", library], capture_output=True, text=True, check=True).stdout
+    names = [line.split()[1].partition("@") for line in said.splitlines() if line.split()[0] == "U"]
+    return {name: version.lstrip("@") for name, _, version in names}
+
+
+def test_the_library_stands_on_torch_s_stable_abi_alone(extension) -> None:
+    """Of torch it takes C functions of the stable ABI and nothing of C++, of Python nothing, all else of the system.
+
+    This is what abi3audit asks of libraries for Python's stable ABI, which this one doesn't use.
+    """
+    symbols = undefined_symbols(Path(kvmem.__file__).with_name("_kernels.so"))
+    assert not [name for name in symbols if re.match("_?Py", name)]
+    # The system's libraries give versions to their symbols.
+    of_torch = {name for name, version in symbols.items() if not re.match("GLIBC|GLIBCXX|CXXABI|GCC", version)}
+    assert {"torch_call_dispatcher", "aoti_torch_library_init_def"} <= of_torch
+    assert not [name for name in of_torch if not re.match("(aoti_)?torch_[a-z]", name)]
+
+
 def test_the_library_brings_its_own_cuda_and_asks_for_none(extension) -> None:
     """No CUDA library is linked, and none of the CUDA runtime's names that stand in the library are open to others."""
     library = Path(kvmem.__file__).with_name("_kernels.so")
     dynamic = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
     needed = re.findall(r"NEEDED.*\[(.*)\]", dynamic)
-    assert "libtorch_cpu.so" in needed
-    assert not [name for name in needed if re.search("cuda|cudart|nvrtc", name)]
+    system = r"lib(c|m|dl|rt|pthread|gcc_s|stdc\+\+)\.so\.\d+|ld-linux.*"
+    assert [name for name in needed if not re.fullmatch(system, name)] == ["libtorch_cpu.so"]
     symbols = subprocess.run(["nm", "-D", library], capture_output=True, text=True, check=True).stdout
     assert not re.search(r" \w _*cuda", symbols)

@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
+from kvmem_called import operators
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
-from torch.profiler import ProfilerActivity, profile
 from torch.utils._pytree import tree_leaves
 
 import kvmem
@@ -33,14 +33,6 @@ def loss(layer: kvmem.KVMemoryLayer, parameters: dict[str, Tensor] | None, *inpu
     given = tuple(one[None] for one in inputs)
     out = layer(*given) if parameters is None else functional_call(layer, parameters, given)
     return out.sin().sum()
-
-
-def operators(run) -> tuple[int, int]:
-    """How often the fused forward and backward operators run."""
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
-        run()
-    counts = {event.key: event.count for event in seen.key_averages()}
-    return counts.get("kvmem::kv_memory", 0), counts.get("kvmem::kv_memory_backward", 0)
 
 
 @pytest.mark.parametrize("of", ["image", "words", "parameters"])

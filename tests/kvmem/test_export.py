@@ -106,11 +106,17 @@ def save_cases(model: nn.Module, folder: Path) -> None:
 
 
 def test_a_saved_program_runs_without_python_of_ours(extension, tmp_path):
-    """The library alone runs it; what kvmem's Python registers is not there: shapes for tracing, and derivatives."""
+    """The library alone runs it, and a decomposed one nothing; there are no shapes for tracing, and no derivatives."""
     model = WithAttention(LAYOUTS["image"].layer("cpu"))
-    torch.export.save(exported(model, LAYOUTS["image"]), tmp_path / "program.pt2")
+    program = exported(model, LAYOUTS["image"])
+    torch.export.save(program, tmp_path / "program.pt2")
+    torch.export.save(program.run_decompositions(kvmem.decompositions()), tmp_path / "decomposed.pt2")
     save_cases(model, tmp_path)
     script = """
+    decomposed = torch.export.load("decomposed.pt2").module()
+    for inputs, outputs in cases:
+        for mine, theirs in zip(decomposed(*inputs), outputs, strict=True):
+            torch.testing.assert_close(mine, theirs)
     torch.ops.load_library(library)
     program = torch.export.load("program.pt2")
     same(program.module())

@@ -76,6 +76,10 @@ FUSED: dict[str, Callable[[nn.Module], None]] = {
     "spectral_norm": _old(lambda layer: nn.utils.spectral_norm(layer.key)),
     "weight_norm": _old(lambda layer: nn.utils.weight_norm(layer.value)),
     "prune": lambda layer: prune.l1_unstructured(layer.write_word, "weight", 0.5),
+    "prune twice": lambda layer: (
+        prune.l1_unstructured(layer.key, "weight", 0.5),
+        prune.random_unstructured(layer.key, "bias", 1),
+    ),
     "prune a bias": lambda layer: prune.random_unstructured(layer.response_gate, "bias", 1),
     "parametrizations.spectral_norm": lambda layer: parametrizations.spectral_norm(layer.key),
     "parametrizations.weight_norm": lambda layer: parametrizations.weight_norm(layer.gate_image),
@@ -86,6 +90,10 @@ CALLED: dict[str, Callable[[nn.Module], None]] = {
     "forward hook": lambda layer: layer.value.register_forward_hook(lambda module, given, out: 2 * out),
     "pre-hook": lambda layer: layer.gate_word.register_forward_pre_hook(lambda module, given: (given[0] / 2,)),
     "backward hook": lambda layer: layer.key.register_full_backward_hook(lambda m, g, out: (g[0] * 3,)),
+    "backward pre-hook": lambda layer: layer.value.register_full_backward_pre_hook(lambda m, out: (out[0] * 3,)),
+    "norm and pre-hook": _old(
+        lambda layer: nn.utils.weight_norm(layer.key).register_forward_pre_hook(lambda module, given: (given[0] / 2,))
+    ),
     "forward of its own": lambda layer: setattr(layer.key, "forward", _twice(copy.copy(layer.key))),
 }
 
@@ -145,6 +153,38 @@ def test_hooks_run_once_a_call_and_attention_is_returned(inputs):
     layer = make_layer(lambda layer: layer.key.register_forward_hook(lambda m, given, out: seen.append(out.shape)))
     out, attention = layer(*inputs, return_attention=True)
     assert seen == [(B, T, C)] and out.shape == inputs[0].shape and attention.shape == (B, T, 3, 2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"write_gate": "linear"},
+        {"activation": "identity"},
+        {"detach_mean": True},
+        {"write_gate_width": "vector", "response_gate_width": "vector"},
+        {"channel_dim": -1},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_options_of_a_layer_whose_maps_are_called(inputs, options):
+    """Its outputs and gradients are those of the layer whose maps are read."""
+    image, words, mask = inputs
+    image = image.flatten(2).transpose(1, 2) if "channel_dim" in options else image
+    torch.manual_seed(1)
+    read = kvmem.KVMemoryLayer(C, D, M, dtype=torch.float64, **options)
+    called = copy.deepcopy(read)
+    calls: list[nn.Module] = []
+    called.key.register_forward_hook(lambda module, given, out: calls.append(module))
+    found = []
+    for layer in (read, called):
+        given = image.clone().requires_grad_()
+        outputs = layer(given, words, mask, return_attention=True)
+        loss = sum(one.sin().square().sum() for one in outputs)
+        found.append([*outputs, layer(given, words, mask), *torch.autograd.grad(loss, [given, *layer.parameters()])])
+    assert len(calls) == 2
+    for mine, theirs in zip(*found, strict=True):
+        assert mine.shape == theirs.shape
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_dynamically_quantised(inputs):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kvmem_exported import LAYOUTS, SIZES, Autocast, Layout, WithAttention, called, exported
+from kvmem_exported import LAYOUTS, SIZES, Autocast, Layout, Reader, WithAttention, called, exported
 from torch import Tensor, nn
 
 import kvmem
@@ -58,12 +58,15 @@ def test_decompositions_keep_the_operator(extension):
 
 
 @pytest.mark.parametrize(
-    "layout, wrapped", [*((layout, WithAttention) for layout in LAYOUTS), ("image", Autocast), ("tokens", Autocast)]
+    "layout, wrapped",
+    [*((layout, WithAttention) for layout in LAYOUTS), ("image", Autocast), ("tokens", Autocast), ("image", Reader)],
 )
 def test_decomposed_to_the_eager_form(extension, layout, wrapped):
     """`kvmem.decompositions` leaves operators of PyTorch alone, that compute what the eager form does."""
     layout = LAYOUTS[layout]
-    program = exported(wrapped(layout.layer("cpu")), layout).run_decompositions(kvmem.decompositions())
+    program = exported(wrapped(layout.layer("cpu")), layout)
+    assert any(name.startswith("kvmem") for name in called(program))
+    program = program.run_decompositions(kvmem.decompositions())
     assert "aten.sigmoid.default" in called(program)
     assert not any("kvmem" in name for name in called(program))
     assert_same_at_every_size(program.module(), wrapped(layout.layer("eager")), layout)

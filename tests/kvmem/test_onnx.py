@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from kvmem_exported import LAYOUTS, SIZES, TRACED, Layout, WithAttention, exported
+from kvmem_exported import LAYOUTS, SIZES, TRACED, Layout, Reader, WithAttention, exported
 from kvmem_problems import CalledOperators
 from numpy import ndarray
 from torch import Tensor, nn
@@ -74,31 +75,44 @@ def export_by_torchscript(model: nn.Module, layout: Layout, path: Path) -> None:
     )
 
 
-CASES: dict[str, tuple[Layout, bool, Callable[[nn.Module, Layout, Path], None]]] = {
-    "image": (LAYOUTS["image"], True, export),
-    "tokens": (LAYOUTS["tokens"], True, export),
-    "no mask": (LAYOUTS["image"], False, lambda *given: export(*given, mask=False)),
-    "program": (LAYOUTS["image"], True, export_program),
-    "torchscript": (LAYOUTS["image"], True, export_by_torchscript),
+@dataclass(frozen=True)
+class Case:
+    """A model around a layer, and how it is exported."""
+
+    layout: Layout = LAYOUTS["image"]
+    mask: bool = True
+    write: Callable[[nn.Module, Layout, Path], None] = export
+    model: Callable[[nn.Module], nn.Module] = WithAttention
+
+
+CASES = {
+    "image": Case(),
+    "tokens": Case(LAYOUTS["tokens"]),
+    "no mask": Case(mask=False, write=lambda *given: export(*given, mask=False)),
+    "reading": Case(model=Reader),
+    "program": Case(write=export_program),
+    "torchscript": Case(write=export_by_torchscript),
 }
 
 
 @pytest.fixture(scope="module", params=CASES)
-def saved(request, tmp_path_factory) -> tuple[Path, Layout, bool]:
+def saved(request, tmp_path_factory) -> tuple[Path, Case]:
     """A model of a layer with its backend, "cpu", named where it can be."""
-    layout, mask, write = CASES[request.param]
+    case = CASES[request.param]
     path = tmp_path_factory.mktemp("onnx") / "layer.onnx"
-    write(WithAttention(layout.layer("cpu" if kvmem.backends()["cpu"].available else None)), layout, path)
-    return path, layout, mask
+    layer = case.layout.layer("cpu" if kvmem.backends()["cpu"].available else None)
+    case.write(case.model(layer).eval(), case.layout, path)
+    return path, case
 
 
 @pytest.mark.parametrize("runtime", [with_reference, with_onnxruntime])
 def test_a_runtime_computes_the_layer(saved, runtime):
     """Response and attention at every size, an image without a word among them, against the eager form in float64."""
-    path, layout, mask = saved
-    model, run = WithAttention(layout.layer("eager", torch.float64)), runtime(path)
+    path, case = saved
+    # In float64 last: the same random numbers.
+    model, run = case.model(case.layout.layer("eager")).double(), runtime(path)
     for sizes in SIZES:
-        inputs = layout.inputs(*sizes, mask)
+        inputs = case.layout.inputs(*sizes, case.mask)
         expected = model(*like_parameters(model, inputs))
         for mine, theirs in zip(run(inputs), expected, strict=True):
             torch.testing.assert_close(torch.from_numpy(mine).double(), theirs, rtol=1e-5, atol=1e-6)

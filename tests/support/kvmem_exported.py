@@ -70,6 +70,21 @@ class WithAttention(nn.Module):
         return self.layer(*inputs, return_attention=True)
 
 
+class Reader(nn.Module):
+    """A model around `memory_read` that returns both of its outputs: keys and values are maps of the words."""
+
+    def __init__(self, layer: kvmem.KVMemoryLayer):
+        super().__init__()
+        torch.manual_seed(0)
+        self.keys, self.values = (nn.Linear(WORD_CHANNELS, CHANNELS, dtype=layer.key.weight.dtype) for _ in range(2))
+        self.gate, self.backend = layer.response_gate, layer.backend
+
+    def forward(self, image: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        gate = {"response_gate_weight": self.gate.weight, "response_gate_bias": self.gate.bias}
+        read = (image, self.keys(words), self.values(words), mask)
+        return kvmem.memory_read(*read, **gate, return_attention=True, backend=self.backend)
+
+
 class Autocast(nn.Module):
     """A model that runs the layer in bfloat16."""
 
@@ -85,7 +100,7 @@ class Autocast(nn.Module):
 def exported(model: nn.Module, layout: Layout, mask: bool = True) -> ExportedProgram:
     """The model with every size but those of channels free."""
     dynamic = layout.dynamic(mask)
-    variadic = not isinstance(model, kvmem.KVMemoryLayer)
+    variadic = isinstance(model, (WithAttention, Autocast))
     shapes = (dynamic,) if variadic else dynamic
     return torch.export.export(model, tuple(layout.inputs(*TRACED, mask)), dynamic_shapes=shapes)
 

@@ -232,11 +232,12 @@ def test_a_distributed_parameter_is_refused(one_process, inputs):
     [
         ((2, 3, 4, 4), (2, T, D), "image: got 3 channels, the layer was made for 4"),
         ((2, C, 4, 4), (2, T, 9), "words: got 9 channels, the layer was made for 5"),
+        ((2, C, 4, 4), (3, T, D), "words: got batch size 3, expected 2 as in image"),
         ((2, C), (2, T, D), r"image: got shape \(2, 4\), expected at least 3 dimensions"),
     ],
 )
 @pytest.mark.parametrize("change", ["plain", "forward hook"])
-def test_inputs_of_other_channels(image, words, message, change):
+def test_inputs_that_do_not_fit(image, words, message, change):
     """The input is blamed, not a weight."""
     layer = make_layer((FUSED | CALLED)[change])
     with pytest.raises(ValueError, match=message):

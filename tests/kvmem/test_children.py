@@ -155,6 +155,18 @@ def test_hooks_run_once_a_call_and_attention_is_returned(inputs):
     assert seen == [(B, T, C)] and out.shape == inputs[0].shape and attention.shape == (B, T, 3, 2)
 
 
+def test_hooks_of_every_module_see_the_layer_alone(backend, inputs):
+    """Its maps are read, not called: counters and profilers that hook all modules don't change what runs."""
+    layer = make_layer(lambda layer: None, backend)
+    seen: list[nn.Module] = []
+    hook = nn.modules.module.register_module_forward_hook(lambda module, given, out: seen.append(module))
+    try:
+        out = layer(*inputs)
+    finally:
+        hook.remove()
+    assert seen == [layer] and torch.equal(out, layer(*inputs))
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -26,14 +26,14 @@ def with_reference(path: Path) -> Run:
     """By the evaluator of the onnx package, in numpy."""
     from onnx.reference import ReferenceEvaluator
 
-    session = ReferenceEvaluator(str(path))
-    return lambda inputs: session.run(None, dict(zip(session.input_names, (x.numpy() for x in inputs), strict=True)))
+    judge = ReferenceEvaluator(str(path))
+    return lambda inputs: judge.run(None, dict(zip(judge.input_names, (x.numpy() for x in inputs), strict=True)))
 
 
 def with_onnxruntime(path: Path) -> Run:
-    session = pytest.importorskip("onnxruntime").InferenceSession(path)
-    names = [given.name for given in session.get_inputs()]
-    return lambda inputs: session.run(None, dict(zip(names, (x.numpy() for x in inputs), strict=True)))
+    loaded = pytest.importorskip("onnxruntime").InferenceSession(path)
+    names = [given.name for given in loaded.get_inputs()]
+    return lambda inputs: loaded.run(None, dict(zip(names, (x.numpy() for x in inputs), strict=True)))
 
 
 def like_parameters(model: nn.Module, inputs: list[Tensor]) -> tuple[Tensor, ...]:

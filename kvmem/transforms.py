@@ -3,6 +3,7 @@
 Forward-mode derivatives (jvp, jacfwd, hessian, dual numbers) are the eager form's, and so is the second derivative.
 """
 
+import sys
 from functools import partial
 from typing import Any
 
@@ -24,15 +25,22 @@ def transform() -> str | None:
     """What a call takes part in: None, "fused" for transforms that this module knows, "eager" for all others.
 
     Forward-mode derivatives are the eager form's, which torch differentiates; so are all transforms within
-    torch.compile, which takes an operator's tangent for zero.
+    torch.compile, which takes an operator's tangent for zero; and ONNX has no operators but its own.
     """
-    if forward_ad._current_level >= 0:
+    if forward_ad._current_level >= 0 or _exported_to_onnx():
         return "eager"
     stack = _functorch.get_interpreter_stack()
     if not stack:
         return None
     known = all(level.key() in _FUSED for level in stack)
     return "fused" if known and not torch.compiler.is_compiling() else "eager"
+
+
+def _exported_to_onnx() -> bool:
+    """Whether the call is one of `torch.onnx.export`, of either kind."""
+    # Without importing torch.onnx, which nothing else here needs: who exports has imported it.
+    onnx = sys.modules.get("torch.onnx")
+    return onnx is not None and onnx.is_in_onnx_export()
 
 
 def kv_memory_transformed(

@@ -169,7 +169,7 @@ def test_nothing_lies_in_local_memory(kernels: list[Kernel]) -> None:
 
 
 def test_budgets_of_instructions(kernels: list[Kernel], request: pytest.FixtureRequest) -> None:
-    """The loops over positions are bound by the instructions that they issue: as many as here, or the model is wrong."""
+    """The loops over positions are bound by the instructions that they issue."""
     if "sm_90" not in request.node.name:
         pytest.skip("the cluster kernels are for sm_90")
     found = {}

@@ -76,6 +76,10 @@ FUSED: dict[str, Callable[[nn.Module], None]] = {
     "spectral_norm": _old(lambda layer: nn.utils.spectral_norm(layer.key)),
     "weight_norm": _old(lambda layer: nn.utils.weight_norm(layer.value)),
     "prune": lambda layer: prune.l1_unstructured(layer.write_word, "weight", 0.5),
+    "prune twice": lambda layer: (
+        prune.l1_unstructured(layer.key, "weight", 0.5),
+        prune.random_unstructured(layer.key, "bias", 1),
+    ),
     "prune a bias": lambda layer: prune.random_unstructured(layer.response_gate, "bias", 1),
     "parametrizations.spectral_norm": lambda layer: parametrizations.spectral_norm(layer.key),
     "parametrizations.weight_norm": lambda layer: parametrizations.weight_norm(layer.gate_image),
@@ -86,6 +90,10 @@ CALLED: dict[str, Callable[[nn.Module], None]] = {
     "forward hook": lambda layer: layer.value.register_forward_hook(lambda module, given, out: 2 * out),
     "pre-hook": lambda layer: layer.gate_word.register_forward_pre_hook(lambda module, given: (given[0] / 2,)),
     "backward hook": lambda layer: layer.key.register_full_backward_hook(lambda m, g, out: (g[0] * 3,)),
+    "backward pre-hook": lambda layer: layer.value.register_full_backward_pre_hook(lambda m, out: (out[0] * 3,)),
+    "norm and pre-hook": _old(
+        lambda layer: nn.utils.weight_norm(layer.key).register_forward_pre_hook(lambda module, given: (given[0] / 2,))
+    ),
     "forward of its own": lambda layer: setattr(layer.key, "forward", _twice(copy.copy(layer.key))),
 }
 
@@ -147,6 +155,50 @@ def test_hooks_run_once_a_call_and_attention_is_returned(inputs):
     assert seen == [(B, T, C)] and out.shape == inputs[0].shape and attention.shape == (B, T, 3, 2)
 
 
+def test_hooks_of_every_module_see_the_layer_alone(backend, inputs):
+    """Its maps are read, not called: counters and profilers that hook all modules don't change what runs."""
+    layer = make_layer(lambda layer: None, backend)
+    seen: list[nn.Module] = []
+    hook = nn.modules.module.register_module_forward_hook(lambda module, given, out: seen.append(module))
+    try:
+        out = layer(*inputs)
+    finally:
+        hook.remove()
+    assert seen == [layer] and torch.equal(out, layer(*inputs))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"write_gate": "linear"},
+        {"activation": "identity"},
+        {"detach_mean": True},
+        {"write_gate_width": "vector", "response_gate_width": "vector"},
+        {"channel_dim": -1},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_options_of_a_layer_whose_maps_are_called(inputs, options):
+    """Its outputs and gradients are those of the layer whose maps are read."""
+    image, words, mask = inputs
+    image = image.flatten(2).transpose(1, 2) if "channel_dim" in options else image
+    torch.manual_seed(1)
+    read = kvmem.KVMemoryLayer(C, D, M, dtype=torch.float64, **options)
+    called = copy.deepcopy(read)
+    calls: list[nn.Module] = []
+    called.key.register_forward_hook(lambda module, given, out: calls.append(module))
+    found = []
+    for layer in (read, called):
+        given = image.clone().requires_grad_()
+        outputs = layer(given, words, mask, return_attention=True)
+        loss = sum(one.sin().square().sum() for one in outputs)
+        found.append([*outputs, layer(given, words, mask), *torch.autograd.grad(loss, [given, *layer.parameters()])])
+    assert len(calls) == 2
+    for mine, theirs in zip(*found, strict=True):
+        assert mine.shape == theirs.shape
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
 def test_dynamically_quantised(inputs):
     """Its maps have no weight to read: they are called, and near the layer's."""
     image, words, mask = (one.float() if one.is_floating_point() else one for one in inputs)
@@ -192,11 +244,12 @@ def test_a_distributed_parameter_is_refused(one_process, inputs):
     [
         ((2, 3, 4, 4), (2, T, D), "image: got 3 channels, the layer was made for 4"),
         ((2, C, 4, 4), (2, T, 9), "words: got 9 channels, the layer was made for 5"),
+        ((2, C, 4, 4), (3, T, D), "words: got batch size 3, expected 2 as in image"),
         ((2, C), (2, T, D), r"image: got shape \(2, 4\), expected at least 3 dimensions"),
     ],
 )
 @pytest.mark.parametrize("change", ["plain", "forward hook"])
-def test_inputs_of_other_channels(image, words, message, change):
+def test_inputs_that_do_not_fit(image, words, message, change):
     """The input is blamed, not a weight."""
     layer = make_layer((FUSED | CALLED)[change])
     with pytest.raises(ValueError, match=message):

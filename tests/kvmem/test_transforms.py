@@ -4,10 +4,11 @@ import itertools
 
 import pytest
 import torch
+from kvmem_called import operators
+from kvmem_problems import CalledOperators
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
-from torch.profiler import ProfilerActivity, profile
+from torch.func import functional_call, functionalize, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.utils._pytree import tree_leaves
 
 import kvmem
@@ -33,14 +34,6 @@ def loss(layer: kvmem.KVMemoryLayer, parameters: dict[str, Tensor] | None, *inpu
     given = tuple(one[None] for one in inputs)
     out = layer(*given) if parameters is None else functional_call(layer, parameters, given)
     return out.sin().sum()
-
-
-def operators(run) -> tuple[int, int]:
-    """How often the fused forward and backward operators run."""
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
-        run()
-    counts = {event.key: event.count for event in seen.key_averages()}
-    return counts.get("kvmem::kv_memory", 0), counts.get("kvmem::kv_memory_backward", 0)
 
 
 @pytest.mark.parametrize("of", ["image", "words", "parameters"])
@@ -103,6 +96,29 @@ def test_vmap_is_a_loop(backend, inputs):
     )
 
 
+PARAMETERS = [name for name, _ in kvmem.KVMemoryLayer(C, D, M).named_parameters()]
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_vmap_over_one_parameter_alone(backend, inputs, name):
+    """The other parameters are all places': responses, and gradients of the image, which aren't the parameter's."""
+    layer, (image, words, mask) = make_layer(backend), inputs
+    parameters = {name: value.detach() for name, value in layer.named_parameters()}
+    several = [parameters[name], parameters[name] + 1]
+
+    def run(one: Tensor, image: Tensor) -> Tensor:
+        return functional_call(layer, {**parameters, name: one}, (image, words, mask))
+
+    def gradient(one: Tensor) -> Tensor:
+        return grad(lambda x: run(one, x).sin().sum())(image)
+
+    responses = torch.stack([run(one, image) for one in several])
+    assert not torch.equal(*responses)
+    last = torch.stack(several, -1)
+    assert_same(vmap(lambda one: run(one, image), in_dims=-1)(last), responses)
+    assert_same(vmap(gradient, in_dims=-1)(last), torch.stack([gradient(one) for one in several]))
+
+
 @pytest.mark.parametrize("options", [{}, {"write_gate": "linear", "write_gate_width": "vector"}], ids=["plain", "wide"])
 def test_gradients_of_each_sample_are_a_loops(backend, inputs, options):
     """vmap(grad): by the parameters that all samples share, by image and words; no mask, too."""
@@ -118,6 +134,19 @@ def test_gradients_of_each_sample_are_a_loops(backend, inputs, options):
             expected = torch.autograd.grad(value, [*parameters.values(), *leaves])
             mine = [one[place] for one in tree_leaves(by_vmap)]
             assert_same(mine, list(expected))
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_gradients_of_each_sample_by_one_parameter_alone(extension, inputs, name):
+    """Whichever it is, no sum over the samples."""
+    layer = make_layer("cpu")
+    parameters = {key: value.detach() for key, value in layer.named_parameters()}
+
+    def gradient(*one: Tensor) -> Tensor:
+        return grad(lambda value: loss(layer, {**parameters, name: value}, *one))(parameters[name])
+
+    expected = torch.stack([gradient(*one) for one in zip(*inputs, strict=True)])
+    assert_same(vmap(gradient)(*inputs), expected)
 
 
 def test_fused_operators_serve_grad_and_vmap(extension, inputs):
@@ -136,6 +165,20 @@ def test_fused_operators_serve_grad_and_vmap(extension, inputs):
     assert operators(lambda: vmap(grad(single, argnums=(0, 1)))(image, words, mask)) == (1, 1)
     assert operators(lambda: vmap(of_weights)(image, words, mask)) == (1, B)
     assert operators(lambda: jvp(lambda x: layer(x, words, mask), (image,), (image,))) == (0, 0)
+
+
+def test_attention_is_made_where_it_is_asked_for(extension, inputs):
+    """And not at all elsewhere: it is of the size that fused layers avoid."""
+    image, words, mask = inputs
+    layer = make_layer("cpu")
+    runs = {
+        False: lambda x: layer(x, words, mask).sum(),
+        True: lambda x: torch.cat(layer(x, words, mask, return_attention=True), 1).sum(),
+    }
+    for asked, run in runs.items():
+        with CalledOperators() as called:
+            grad(run)(image)
+        assert called.arguments["kvmem::kv_memory"][-1] is asked
 
 
 @pytest.mark.parametrize("attention", [False, True])
@@ -166,6 +209,65 @@ def test_transforms_within_each_other(extension, inputs, transform, attention):
         return lambda image: layer(image, words, mask)
 
     assert_same(transform[1](run_with("cpu"), image), transform[1](run_with("eager"), image))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"detach_mean": True}, {"write_gate": "linear"}, {"activation": "identity"}, {"response_gate_width": "vector"}],
+    ids=lambda options: next(iter(options)),
+)
+@pytest.mark.parametrize("attention", [False, True])
+def test_options_reach_every_derivative(extension, inputs, options, attention):
+    """First ones and second ones, each of an image with a mask of its own: those of the eager form."""
+
+    def found(backend: str) -> list[object]:
+        layer = make_layer(backend, **options)
+
+        def first(image: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+            def value(image: Tensor, words: Tensor) -> Tensor:
+                out = layer(image[None], words[None], mask[None], return_attention=True)
+                return out[0].sin().sum() + (out[1].sin().square().sum() if attention else 0)
+
+            return grad(value, argnums=(0, 1))(image, words)
+
+        def second(*one: Tensor) -> tuple[Tensor, ...]:
+            return grad(lambda *one: sum(x.square().sum() for x in first(*one)), argnums=(0, 1))(*one)
+
+        return [vmap(first)(*inputs), vmap(second)(*inputs)]
+
+    assert_same(found("cpu"), found("eager"))
+
+
+def test_a_gradient_of_attention_alone(extension, inputs):
+    """The response has none: what comes of it must not be lost with it."""
+    image, words, mask = inputs
+
+    def gradient(backend: str) -> Tensor:
+        layer = make_layer(backend)
+        return grad(lambda x: layer(x, words, mask, return_attention=True)[1].sin().square().sum())(image)
+
+    assert_same(gradient("cpu"), gradient("eager"))
+    assert operators(lambda: gradient("cpu")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        functionalize,
+        lambda run: functionalize(grad(lambda x: run(x).sin().sum())),
+        lambda run: grad(functionalize(lambda x: run(x).sin().sum())),
+    ],
+    ids=["functionalize", "of grad", "in grad"],
+)
+def test_a_transform_that_nobody_planned_for(extension, inputs, transform):
+    """Among ones that are known too: the eager form's."""
+    image, words, mask = inputs
+
+    def run(image: Tensor) -> Tensor:
+        return make_layer("cpu")(image, words, mask)
+
+    assert operators(lambda: transform(run)(image)) == (0, 0)
+    assert_same(transform(run)(image), transform(lambda image: make_layer("eager")(image, words, mask))(image))
 
 
 COMPILED = {

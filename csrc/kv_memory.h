@@ -121,6 +121,7 @@ const char* select_device(int index);
 Path forward_path(const ForwardArguments& arguments);
 Path backward_path(const BackwardArguments& arguments);
 void use_general_path(bool always);
+bool always_general();
 
 // Floats an image that the forward pass keeps for backward.
 int64_t kept_memory(const Sizes& sizes);

@@ -70,12 +70,10 @@ class Cuda {
 
 // "" asks, "general" takes the general path always, "auto" the cluster path where it applies, for the whole process.
 std::string cuda_path(std::string request) {
-  static std::string chosen = "auto";
-  if (request.empty()) return chosen;
-  STD_TORCH_CHECK(request == "auto" || request == "general", "kvmem: path '", request,
+  STD_TORCH_CHECK(request.empty() || request == "auto" || request == "general", "kvmem: path '", request,
                   "' doesn't exist; expected auto or general");
-  kvmem::cuda::use_general_path(request == "general");
-  return chosen = request;
+  if (!request.empty()) kvmem::cuda::use_general_path(request == "general");
+  return kvmem::cuda::always_general() ? "general" : "auto";
 }
 
 }  // namespace

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kvmem.kept import layer_memory
 from kvmem.reference import kv_memory_reference
 
 LIBRARY = Path(__file__).with_name("_kernels.so")
@@ -77,19 +78,10 @@ def _fake_forward(
     slots, return_attention = words.shape[1], weights_and_options[-1]
     attention = image.new_empty((batch, slots, height, width) if return_attention else (0,))
     mean = image.new_empty((batch, channels), dtype=torch.float64 if image.dtype == torch.float64 else torch.float32)
-    keeps, kept = (
-        image.device.type == "cuda" or operators == TRITON,
-        kept_memory(slots, channels, *weights_and_options[:12]),
-    )
+    kept = layer_memory(slots, channels, *weights_and_options[:12])
+    keeps = image.device.type == "cuda" or operators == TRITON
     memory = image.new_empty((batch, kept) if keeps else (0,), dtype=torch.float32)
     return empty_like_image(image), attention, mean, memory
-
-
-def kept_memory(slots: int, channels: int, *weights: Tensor) -> int:
-    """Numbers an image in `memory`: the parts of m and g, k, v, W_g v (csrc/cuda/layout.h, kvmem/triton/tables.py)."""
-    write_gates, memory_channels, response_gates = (weights[i].shape[0] for i in (0, 2, 10))
-    of_words, of_image = memory_channels + write_gates + 2 * channels + response_gates, memory_channels + write_gates
-    return of_words * slots + of_image
 
 
 def _fake_backward(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kvmem import ops
+from kvmem.kept import given_memory
 from kvmem.reference import memory_read_reference
 
 _GIVEN = "Tensor keys, Tensor values, Tensor? mask, Tensor? response_gate_weight, Tensor? response_gate_bias"
@@ -49,13 +50,8 @@ def _fake_forward(
     batch, channels, height, width = image.shape
     slots, keeps = keys.shape[1], image.device.type == "cuda" or operators == ops.TRITON
     attention = image.new_empty((batch, slots, height, width) if return_attention else (0,))
-    shape = (batch, kept_memory(slots, channels, gate_weight)) if keeps else (0,)
+    shape = (batch, given_memory(slots, channels, gate_weight)) if keeps else (0,)
     return ops.empty_like_image(image), attention, image.new_empty(shape, dtype=torch.float32)
-
-
-def kept_memory(slots: int, channels: int, gate_weight: Tensor | None) -> int:
-    """Numbers an image in `memory`: k, v and W_g v."""
-    return (2 * channels + (0 if gate_weight is None else gate_weight.shape[0])) * slots
 
 
 def _fake_backward(

@@ -1,9 +1,9 @@
 // The backward pass for one data type, by the path that the arguments take.
 #pragma once
 
-#include "cluster_backward.cuh"
-#include "general_backward.cuh"
-#include "kernels.h"
+#include "cuda/cluster/backward.cuh"
+#include "cuda/general/backward.cuh"
+#include "cuda/kernels.h"
 
 namespace kvmem::cuda {
 

@@ -1,4 +1,4 @@
-#include "backward.cuh"
+#include "cuda/backward.cuh"
 
 namespace kvmem::cuda {
 

@@ -1,8 +1,8 @@
 // The functions of kv_memory.h, by data type.
 #include <atomic>
 
-#include "kernels.h"
-#include "layout.h"
+#include "cuda/kernels.h"
+#include "cuda/layout.h"
 
 namespace kvmem::cuda {
 

@@ -1,9 +1,9 @@
 // The forward pass for one data type, by the path that the arguments take.
 #pragma once
 
-#include "cluster_forward.cuh"
-#include "general_forward.cuh"
-#include "kernels.h"
+#include "cuda/cluster/forward.cuh"
+#include "cuda/general/forward.cuh"
+#include "cuda/kernels.h"
 
 namespace kvmem::cuda {
 

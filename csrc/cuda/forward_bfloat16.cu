@@ -1,4 +1,4 @@
-#include "forward.cuh"
+#include "cuda/forward.cuh"
 
 namespace kvmem::cuda {
 

@@ -6,9 +6,6 @@
 
 namespace kvmem::cuda {
 
-// Set by use_general_path.
-bool always_general();
-
 template <typename T>
 struct Kernels {
   static Path forward_path(const ForwardArguments& arguments);

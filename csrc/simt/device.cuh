@@ -7,6 +7,9 @@
 
 #include <map>
 #include <mutex>
+#include <source_location>
+#include <string>
+#include <string_view>
 #include <tuple>
 
 #define KVMEM_DEVICE __device__ __forceinline__
@@ -331,7 +334,8 @@ inline Device device() {
   return devices[index];
 }
 
-// The launch as the runtime wants it; `attribute` must outlive it.
+// The launch as the runtime wants it; `attribute` must outlive it. A cluster of one block is one, too: without its size
+// the runtime doesn't say how many fit.
 inline cudaLaunchConfig_t launch_config(const Launch& launch, cudaLaunchAttribute& attribute) {
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(launch.blocks));
@@ -343,7 +347,7 @@ inline cudaLaunchConfig_t launch_config(const Launch& launch, cudaLaunchAttribut
   attribute.val.clusterDim.y = 1;
   attribute.val.clusterDim.z = 1;
   config.attrs = &attribute;
-  config.numAttrs = launch.cluster > 1 ? 1 : 0;
+  config.numAttrs = device().capability >= 90 ? 1 : 0;
   return config;
 }
 
@@ -362,7 +366,8 @@ void allow_large_launches() {
   });
 }
 
-// How many such clusters the device runs at a time: 0 where it can't run one. Asked for once a kind of launch.
+// How many such clusters the device runs at a time: 0 where it can't run one. Asked for once a kind of launch, and again
+// after an error, which may be of something before.
 template <auto kernel>
 int clusters_that_fit(const Launch& launch) {
   static std::mutex mutex;
@@ -376,14 +381,26 @@ int clusters_that_fit(const Launch& launch) {
   int clusters = 0;
   if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) != cudaSuccess) {
     cudaGetLastError();
-    clusters = 0;
+    return 0;
   }
   return answers[key] = clusters;
 }
 
+// "general_forward_tiles<...> (general/forward.cuh:234): out of memory", valid until the thread's next failure.
+template <auto kernel>
+const char* failure(cudaError_t error, const std::source_location& where) {
+  thread_local std::string message;
+  const std::string_view function = __PRETTY_FUNCTION__, file = where.file_name();
+  const size_t first = function.find("kernel = ") + 9;
+  message = function.substr(first, function.find_first_of(";]", first) - first);
+  message.append(" (").append(file.substr(file.find("cuda/") + 5)).append(":").append(std::to_string(where.line()));
+  return message.append("): ").append(cudaGetErrorString(error)).c_str();
+}
+
 // Null, or what went wrong.
 template <auto kernel, typename Parameters>
-const char* launch(const Launch& launch, const Parameters& parameters) {
+const char* launch(const Launch& launch, const Parameters& parameters,
+                   const std::source_location& where = std::source_location::current()) {
   if (launch.blocks == 0) return nullptr;
   allow_large_launches<kernel>();
   cudaLaunchAttribute attribute{};
@@ -391,7 +408,7 @@ const char* launch(const Launch& launch, const Parameters& parameters) {
   const cudaError_t error = cudaLaunchKernelEx(&config, kernel, parameters);
   if (error == cudaSuccess) return nullptr;
   cudaGetLastError();
-  return cudaGetErrorString(error);
+  return failure<kernel>(error, where);
 }
 
 }  // namespace kvmem::simt

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kvmem.checks import check_tensors, gpu_limit
-from kvmem.ops import kept_memory
+from kvmem.kept import layer_memory
 from kvmem.triton.arguments import Layer, Programs, Scratch, Sizes, Weights
 from kvmem.triton.backward import kv_memory_blocks_backward, kv_memory_read_backward, kv_memory_sums_backward
 from kvmem.triton.chips import chip_and_precision
@@ -86,7 +86,7 @@ def forward(
     out = torch.empty_like(image)
     attention = image.new_empty((B, T, *image.shape[2:]) if return_attention else (0,))
     mean = torch.empty((B, layer.C), **numbers)
-    memory = torch.empty((B, kept_memory(T, layer.C, *call.weights)), **numbers)
+    memory = torch.empty((B, layer_memory(T, layer.C, *call.weights)), **numbers)
     sums = torch.empty((B, sizes.chunks, layer.C), **numbers)
     blocks = triton.cdiv(layer.C, layer.BLOCK_C)
     word_programs = B * triton.cdiv(layer.M, layer.WIDTH)
@@ -188,7 +188,7 @@ def backward(
     image, sizes, layer = call.image, call.sizes, call.layer
     check_outputs(grad_out, grad_attention, call)
     check_kept("mean", mean, (sizes.B, layer.C), torch.float32, call)
-    check_kept("memory", memory, (sizes.B, kept_memory(sizes.T, layer.C, *call.weights)), torch.float32, call)
+    check_kept("memory", memory, (sizes.B, layer_memory(sizes.T, layer.C, *call.weights)), torch.float32, call)
     grad_out = grad_out.contiguous(memory_format=call.memory_format)
     grad_attention = None if grad_attention is None else grad_attention.contiguous()
     mean, memory = mean.contiguous(), memory.contiguous()

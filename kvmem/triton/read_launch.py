@@ -7,7 +7,7 @@ import triton
 from torch import Tensor
 
 from kvmem.checks import check_read_tensors, gpu_limit
-from kvmem.read_ops import kept_memory
+from kvmem.kept import given_memory
 from kvmem.triton.arguments import Programs, Sizes, Weights
 from kvmem.triton.chips import chip_and_precision
 from kvmem.triton.forward import kv_memory_read, kv_memory_response, kv_memory_take
@@ -55,7 +55,7 @@ def forward(
     B, T = sizes.B, sizes.T
     out = torch.empty_like(image)
     attention = image.new_empty((B, T, *image.shape[2:]) if return_attention else (0,))
-    memory = torch.empty((B, kept_memory(T, layer.C, gate)), dtype=torch.float32, device=image.device)
+    memory = torch.empty((B, given_memory(T, layer.C, gate)), dtype=torch.float32, device=image.device)
     with on(image):
         launch(
             kv_memory_take, B * triton.cdiv(layer.C, layer.BLOCK_C),
@@ -87,7 +87,7 @@ def backward(
     call, values = prepare(image, keys, values, mask, gate, bias)
     image, sizes, layer = call.image, call.sizes, call.layer
     check_outputs(grad_out, grad_attention, call)
-    check_kept("memory", memory, (sizes.B, kept_memory(sizes.T, layer.C, gate)), torch.float32, call)
+    check_kept("memory", memory, (sizes.B, given_memory(sizes.T, layer.C, gate)), torch.float32, call)
     if gate is None and needs >> 3:
         raise ValueError("needs: asks for the gradient of a response gate, and there is none")
     memory, grad_out = memory.contiguous(), grad_out.contiguous(memory_format=call.memory_format)

@@ -3,11 +3,12 @@
 import kvmem_checks
 import pytest
 import torch
+from kvmem_cluster_shapes import CLUSTER_SHAPES
 from kvmem_problems import bits
 
 SIZES = {
-    "cluster": (3, 64, (40, 41), 18, 32),
-    "cluster, the paper's": (4, 64, (64, 64), 18, 256),
+    "cluster": CLUSTER_SHAPES["1,640 positions"],
+    "cluster, the paper's": CLUSTER_SHAPES["the paper's second stage"],
     "general": (3, 40, (40, 41), 50, 32),
     "large": (3, 80, (40, 41), 70, 32),
 }

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from kvmem_checks import assert_only_needed_gradients
+from kvmem_cluster_shapes import CLUSTER_SHAPES
 from kvmem_problems import NAMESPACES, CalledOperators
 
 SIZES = {
-    "cluster": (2, 64, (9, 7), 18, 12),
+    "cluster": CLUSTER_SHAPES["odd height"],
     "general": (2, 24, (9, 7), 40, 12),
     "large": (2, 72, (9, 7), 70, 12),
 }

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kvmem_cluster_shapes import CLUSTER_SHAPES
 from kvmem_problems import NAMESPACES, CalledOperators
 
 import kvmem
@@ -39,6 +40,16 @@ def test_the_papers_shapes_take_one_launch_forward_and_at_most_four_backward(
     names = launches(backward)
     assert 1 <= len(names) <= MOST_BACKWARD_LAUNCHES, names
     assert any("cluster_backward" in name for name in names), names
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("shape", CLUSTER_SHAPES)
+def test_shapes_that_are_meant_for_clusters_take_them(hopper, make_problem, launches, shape, channels_last, dtype):
+    """Few positions too, for which a cluster is one block."""
+    forward, backward = directions(make_problem(*CLUSTER_SHAPES[shape], dtype=dtype, channels_last=channels_last))
+    for names in (launches(forward), launches(backward)):
+        assert any("cluster_" in name for name in names) and not any("general_" in name for name in names), names
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

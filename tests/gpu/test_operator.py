@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kvmem_cluster_shapes import CLUSTER_SHAPES
 from kvmem_framework import (
     Maker,
     assert_autocast_is_casting,
@@ -13,7 +14,7 @@ from kvmem_framework import (
 )
 
 SIZES = {
-    "cluster": (2, 64, (5, 7), 18, 12),
+    "cluster": CLUSTER_SHAPES["40 positions"],
     "general": (2, 16, (5, 7), 40, 12),
     "large": (2, 72, (5, 7), 70, 12),
 }

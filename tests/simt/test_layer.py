@@ -12,9 +12,10 @@ import pytest
 import simt_build
 import torch
 from kvmem_accuracy import DTYPES
+from kvmem_cluster_shapes import CLUSTER_SHAPES
 from kvmem_problems import make_problem
 
-from kvmem import ops
+from kvmem.kept import layer_memory
 
 SHAPES = {
     "cluster": (2, 64, (9, 16), 18, 16, 32),
@@ -46,6 +47,18 @@ def test_launches_of_the_cluster_path(layer, dtype):
     assert len(layer.backward["launches"]) <= 4
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", CLUSTER_SHAPES)
+def test_shapes_that_are_meant_for_clusters_take_them(layer, shape, dtype):
+    """In both formats, without asking for anything; up to 128 positions a cluster is one block."""
+    for channels_last in (False, True):
+        problem = make_problem(1, *CLUSTER_SHAPES[shape][1:], dtype=dtype, channels_last=channels_last)
+        layer(problem, False, gradients_of_outputs(problem))
+        assert (layer.forward["path"], layer.backward["path"]) == ("cluster", "cluster")
+        clusters = [call["launches"][0]["cluster"] for call in (layer.forward, layer.backward)]
+        assert (clusters == [1, 1]) == (problem.image[0, 0].numel() <= 128), clusters
+
+
 @pytest.mark.parametrize("detach_mean", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_launches_of_the_general_path(layer, dtype, detach_mean):
@@ -61,13 +74,13 @@ def test_launches_of_the_general_path(layer, dtype, detach_mean):
 
 @pytest.mark.parametrize("widths", list(product(("scalar", "vector"), repeat=2)), ids=str)
 def test_what_is_kept_is_as_large_as_the_operator_tells_the_compiler(layer, widths):
-    """The fake kernel of kvmem/ops.py and csrc/cuda/layout.h say the same, whatever the widths of the gates."""
+    """What kvmem/kept.py tells the compiler and csrc/cuda/layout.h say the same, whatever the widths of the gates."""
     problem = make_problem(
         *SHAPES["general"], write_gate_width=widths[0], response_gate_width=widths[1], dtype=torch.float32
     )
     layer.run_forward(problem)
     batch, channels = problem.image.shape[:2]
-    kept = ops.kept_memory(problem.words.shape[1], channels, *problem.weights.values())
+    kept = layer_memory(problem.words.shape[1], channels, *problem.weights.values())
     assert layer.forward["memory"].shape == (batch, kept)
 
 

@@ -8,7 +8,7 @@ from kvmem_accuracy import DTYPES, FORMATS, assert_accurate
 from kvmem_read_problems import GATES, make_read_problem
 from simt_layer import SimtLayer
 
-from kvmem import read_ops
+from kvmem.kept import given_memory
 
 # batch, channels, (height, width), slots
 SHAPES = {
@@ -62,7 +62,7 @@ def test_launches(reading, device, gate, device_name):
 def test_what_is_kept_is_as_large_as_the_operator_tells_the_compiler(reading, gate):
     problem = make_read_problem(gate=gate)
     reading.run_forward(problem)
-    kept = read_ops.kept_memory(problem.slots, problem.image.shape[1], problem.gate.get("response_gate_weight"))
+    kept = given_memory(problem.slots, problem.image.shape[1], problem.gate.get("response_gate_weight"))
     assert reading.forward["memory"].shape == (problem.image.shape[0], kept)
 
 

@@ -69,7 +69,7 @@ def build(module: str, sanitize: bool = False) -> Path:
 
 
 def _headers() -> list[str]:
-    return [path.read_text() for suffix in ("h", "cuh") for path in sorted(CSRC.glob(f"[cs]*/*.{suffix}"))] + [
+    return [path.read_text() for suffix in ("h", "cuh") for path in sorted(CSRC.glob(f"[cs]*/**/*.{suffix}"))] + [
         (CSRC / "kv_memory.h").read_text()
     ]
 

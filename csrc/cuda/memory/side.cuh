@@ -1,8 +1,8 @@
 // What the kernels of the memory side share: their inputs, and products of weight rows with all slots by one warp.
 #pragma once
 
-#include "fragment.cuh"
-#include "layout.h"
+#include "cuda/fragment.cuh"
+#include "cuda/layout.h"
 
 namespace kvmem::cuda {
 

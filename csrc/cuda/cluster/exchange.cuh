@@ -3,9 +3,9 @@
 // They exchange numbers by writing them into each other's shared memory, before a barrier of the cluster.
 #pragma once
 
-#include "cluster_addressing.cuh"
-#include "cluster_group.cuh"
-#include "memory_forward.cuh"
+#include "cuda/cluster/addressing.cuh"
+#include "cuda/cluster/group.cuh"
+#include "cuda/memory/forward.cuh"
 
 namespace kvmem::cuda {
 

@@ -1,7 +1,7 @@
 // The general path's tile of positions, chosen by the shape alone, so that sums don't depend on the device.
 #pragma once
 
-#include "general_tile.cuh"
+#include "cuda/general/tile.cuh"
 
 namespace kvmem::cuda {
 

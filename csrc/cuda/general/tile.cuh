@@ -1,7 +1,7 @@
 // The general path's matrices in shared memory: how tiles of positions come in and go out, and become operands.
 #pragma once
 
-#include "memory_side.cuh"
+#include "cuda/memory/side.cuh"
 
 namespace kvmem::cuda {
 

@@ -7,8 +7,8 @@
 // a left operand, and its numbers of h as a left operand are its numbers of the response.
 #pragma once
 
-#include "cluster_exchange.cuh"
-#include "cluster_plan.cuh"
+#include "cuda/cluster/exchange.cuh"
+#include "cuda/cluster/plan.cuh"
 
 namespace kvmem::cuda {
 

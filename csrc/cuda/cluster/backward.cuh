@@ -1,14 +1,14 @@
 // The backward pass in one launch for everything that has positions: a cluster of blocks an image.
 //
 // Each group of warps works through its tiles of h and dout, and keeps dh of the last ones in shared memory, since the
-// mean's gradient, which is added to all of it, is known only once the image's sums are complete (cluster_reduction.cuh).
+// mean's gradient, which is added to all of it, is known only once the image's sums are complete (cluster/reduction.cuh).
 // The earlier tiles' dh goes out at once and is read again from the second-level cache. A second launch makes the
-// gradients of parameters and words from what the first leaves of each image (products.cuh).
+// gradients of parameters and words from what the first leaves of each image (memory/products.cuh).
 #pragma once
 
-#include "cluster_plan.cuh"
-#include "cluster_reduction.cuh"
-#include "products.cuh"
+#include "cuda/cluster/plan.cuh"
+#include "cuda/cluster/reduction.cuh"
+#include "cuda/memory/products.cuh"
 
 namespace kvmem::cuda {
 

@@ -1,12 +1,12 @@
 // The backward pass for every shape: positions chunk by chunk, the memory side, the small gradients, the mean's.
 #pragma once
 
-#include "general_gradients.cuh"
-#include "general_shape.cuh"
-#include "general_sums.cuh"
-#include "given_memory_backward.cuh"
-#include "image_gradient.cuh"
-#include "products.cuh"
+#include "cuda/general/gradients.cuh"
+#include "cuda/general/image_gradient.cuh"
+#include "cuda/general/shape.cuh"
+#include "cuda/general/sums.cuh"
+#include "cuda/memory/given_backward.cuh"
+#include "cuda/memory/products.cuh"
 
 namespace kvmem::cuda {
 

@@ -6,8 +6,8 @@
 // Columns are the slots and, last, the gate: its score is W_g's first half times h, its ds is dz.
 #pragma once
 
-#include "cluster_addressing.cuh"
-#include "cluster_group.cuh"
+#include "cuda/cluster/addressing.cuh"
+#include "cuda/cluster/group.cuh"
 
 namespace kvmem::cuda {
 

@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "cluster_table.cuh"
+#include "cuda/cluster/table.cuh"
 
 namespace kvmem::cuda {
 

@@ -3,7 +3,7 @@
 //   dk_t = Σ_n ds_t h,  dv_t = Σ_n α_t γ dout + W_g's second half^T Σ_n α_t dz
 #pragma once
 
-#include "memory_backward.cuh"
+#include "cuda/memory/backward.cuh"
 
 namespace kvmem::cuda {
 

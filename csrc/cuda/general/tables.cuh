@@ -3,7 +3,7 @@
 // Every pixel block reads all of its image's tables: packed, 16 x 16 numbers are one or two accesses of 16 bytes.
 #pragma once
 
-#include "general_product.cuh"
+#include "cuda/general/product.cuh"
 
 namespace kvmem::cuda {
 

@@ -5,7 +5,7 @@
 //   dw_t = W_w^T dword_t + A^T dgate_t
 #pragma once
 
-#include "memory_side.cuh"
+#include "cuda/memory/side.cuh"
 
 namespace kvmem::cuda {
 

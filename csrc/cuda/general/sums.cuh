@@ -3,8 +3,8 @@
 //   Σ_n ds_t h_c,  Σ_n α_t γ_c dout_c,  Σ_n dz_r h_c,  Σ_n α_t dz_r,  Σ_n dz_r
 #pragma once
 
-#include "general_addressing.cuh"
-#include "layout.h"
+#include "cuda/general/addressing.cuh"
+#include "cuda/layout.h"
 
 namespace kvmem::cuda {
 

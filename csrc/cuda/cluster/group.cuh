@@ -1,7 +1,7 @@
 // The tiles that a group of warps works through, and the shared memory that it has for them.
 #pragma once
 
-#include "cluster_tile.cuh"
+#include "cuda/cluster/tile.cuh"
 
 namespace kvmem::cuda {
 

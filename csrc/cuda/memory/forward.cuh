@@ -7,7 +7,7 @@
 // them stands a barrier of the team.
 #pragma once
 
-#include "memory_side.cuh"
+#include "cuda/memory/side.cuh"
 
 namespace kvmem::cuda {
 

@@ -4,7 +4,7 @@
 // within each row (`place`), so that neither eight rows one below the other nor one row meet a bank twice.
 #pragma once
 
-#include "memory_side.cuh"
+#include "cuda/memory/side.cuh"
 
 namespace kvmem::cuda {
 

@@ -1,7 +1,7 @@
 // What the passes over positions have in common: scores, the vector gate, and work on one position's slots.
 #pragma once
 
-#include "general_product.cuh"
+#include "cuda/general/product.cuh"
 
 namespace kvmem::cuda {
 

@@ -4,10 +4,10 @@
 //   dm_t = K^T dk_t + V^T dv_t,  dg_t = dm_t ⊙ (φ(W_w w_t + b_w) - φ(W_r r + b_r)), times σ'
 //   da_t = φ' ⊙ g_t ⊙ dm_t,  dc = φ' ⊙ Σ_t (1 - g_t) ⊙ dm_t,  dr = W_r^T dc + B^T Σ_t dg_t
 //
-// As memory_forward.cuh: functions of a team of blocks, with barriers of the team between them.
+// As memory/forward.cuh: functions of a team of blocks, with barriers of the team between them.
 #pragma once
 
-#include "memory_forward.cuh"
+#include "cuda/memory/forward.cuh"
 
 namespace kvmem::cuda {
 

@@ -7,8 +7,8 @@
 //   dh   = (1 - γ) dout + Σ_t ds_t k_t + W_g's first half^T dz
 #pragma once
 
-#include "general_addressing.cuh"
-#include "general_tables.cuh"
+#include "cuda/general/addressing.cuh"
+#include "cuda/general/tables.cuh"
 
 namespace kvmem::cuda {
 

@@ -1,7 +1,7 @@
 // Matrices of the memory side as right operands of the tensor cores, in shared memory, in the order the lanes read them.
 #pragma once
 
-#include "cluster_tile.cuh"
+#include "cuda/cluster/tile.cuh"
 
 namespace kvmem::cuda {
 

@@ -1,11 +1,11 @@
 // Matrix products by all warps of a block, of operands in shared memory and of tables packed for the tensor cores.
 #pragma once
 
-#include "general_tile.cuh"
+#include "cuda/general/tile.cuh"
 
 namespace kvmem::cuda {
 
-// A (depth, columns) matrix as general_tables.cuh packs it: for every 16 x 16 numbers the four right operands of each
+// A (depth, columns) matrix as general/tables.cuh packs it: for every 16 x 16 numbers the four right operands of each
 // lane one after another, in one or two pieces of 16 bytes.
 template <typename T>
 struct Table {
@@ -26,7 +26,7 @@ KVMEM_DEVICE Table<T> table_of(View<const T> tables, const TablePlace& place, in
   return {tables + (place.first + b * place.image_stride), place.pairs};
 }
 
-// As for matrices in general_tile.cuh.
+// As for matrices in general/tile.cuh.
 template <typename T>
 KVMEM_DEVICE int right_place(const Table<T>& table, int i, int j) {
   return (i / 16 * table.pairs + j / 16) * kTableUnit + lane() * (16 / sizeof(T));

@@ -5,12 +5,12 @@
 // where W_g's second half · o = Σ_t α_t u_t.
 #pragma once
 
-#include "general_addressing.cuh"
-#include "general_shape.cuh"
-#include "general_tables.cuh"
-#include "given_memory.cuh"
-#include "mean.cuh"
-#include "memory_forward.cuh"
+#include "cuda/general/addressing.cuh"
+#include "cuda/general/mean.cuh"
+#include "cuda/general/shape.cuh"
+#include "cuda/general/tables.cuh"
+#include "cuda/memory/forward.cuh"
+#include "cuda/memory/given.cuh"
 
 namespace kvmem::cuda {
 

@@ -1,7 +1,7 @@
 // r = mean_n h_n (C), its first half: sums over chunks of positions, which memory writing adds up.
 #pragma once
 
-#include "memory_side.cuh"
+#include "cuda/memory/side.cuh"
 
 namespace kvmem::cuda {
 

@@ -1,7 +1,7 @@
 // A memory that is given instead of written: keys and values into the place where the passes over positions read them.
 #pragma once
 
-#include "memory_forward.cuh"
+#include "cuda/memory/forward.cuh"
 
 namespace kvmem::cuda {
 

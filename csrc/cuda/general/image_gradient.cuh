@@ -1,7 +1,7 @@
 // dh += dr / N: the mean's gradient, the same at every position, added once the whole image's sums are known.
 #pragma once
 
-#include "mean.cuh"
+#include "cuda/general/mean.cuh"
 
 namespace kvmem::cuda {
 

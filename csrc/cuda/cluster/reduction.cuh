@@ -1,11 +1,11 @@
 // The end of the cluster path's backward pass: sums over the positions of a cluster, then the memory side.
 //
 // A block adds up its two groups' sums; channel c's go to the block c % ranks of the cluster, which adds up what the
-// blocks sent, in their order, and goes on from there (memory_backward.cuh). A cluster's size divides the channels.
+// blocks sent, in their order, and goes on from there (memory/backward.cuh). A cluster's size divides the channels.
 #pragma once
 
-#include "cluster_gradients.cuh"
-#include "memory_backward.cuh"
+#include "cuda/cluster/gradients.cuh"
+#include "cuda/memory/backward.cuh"
 
 namespace kvmem::cuda {
 
@@ -15,7 +15,7 @@ struct ReductionShared {
   int responses;       // (ranks, columns), then their sum (columns)
   int board;           // dk and dv (2, C, T)
   int gate_parts;      // (ranks, T)
-  int scratch;         // of memory_backward.cuh
+  int scratch;         // of memory/backward.cuh
   int mean;            // (C)
 };
 

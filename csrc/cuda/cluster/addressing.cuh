@@ -4,7 +4,7 @@
 // A lane holds the scores of two positions, l / 4 and l / 4 + 8; the four lanes of a quad hold a position's columns.
 #pragma once
 
-#include "cluster_table.cuh"
+#include "cuda/cluster/table.cuh"
 
 namespace kvmem::cuda {
 

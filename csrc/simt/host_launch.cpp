@@ -140,7 +140,9 @@ int clusters_that_fit(const Launch& launch) {
   const Device& d = chosen_device;
   if (launch.shared_bytes > d.block_shared || launch.cluster > chosen_largest_cluster) return 0;
   if (launch.cluster > 1 && d.capability < 90) return 0;
-  return d.multiprocessors / launch.cluster;
+  // One block a multiprocessor, or two where their shared memory has room: what kernels' registers allow isn't known here.
+  constexpr int reserved = 1024;
+  return d.multiprocessors / launch.cluster * (2 * (launch.shared_bytes + reserved) <= d.shared ? 2 : 1);
 }
 
 }  // namespace kvmem::simt::host

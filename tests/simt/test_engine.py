@@ -306,7 +306,9 @@ def test_launches_that_a_device_would_refuse(kernels):
         with pytest.raises(RuntimeError, match="stores matrices: the device has compute capability below"):
             run(kernels.store_matrices, numbers(128))
         kernels.set_device(90, 232448, 8)
-        assert kernels.clusters_that_fit(8, 1024) == 132 // 8
+        assert kernels.clusters_that_fit(8, 232448) == 132 // 8
+        # Two blocks share a multiprocessor where their shared memory has room.
+        assert kernels.clusters_that_fit(8, 1024) == 2 * (132 // 8)
         assert kernels.clusters_that_fit(16, 1024) == 0
     finally:
         kernels.set_device(90, 232448, 16)

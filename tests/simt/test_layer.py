@@ -59,6 +59,15 @@ def test_shapes_that_are_meant_for_clusters_take_them(layer, shape, dtype):
         assert (clusters == [1, 1]) == (problem.image[0, 0].numel() <= 128), clusters
 
 
+@pytest.mark.parametrize("batch, cluster", [(1, 16), (8, 16), (10, 8)])
+def test_clusters_get_smaller_where_they_would_come_one_after_the_other(layer, batch, cluster):
+    """A device of 132 multiprocessors runs eight clusters of 16 at a time: ten images would take it twice as long."""
+    problem = make_problem(batch, 64, (64, 64), 18, 8, 16, dtype=torch.float32)
+    layer.run_forward(problem)
+    layer.run_backward(problem, problem.image, None, [True] + 13 * [False])
+    assert layer.backward["launches"][0]["cluster"] == cluster
+
+
 @pytest.mark.parametrize("detach_mean", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_launches_of_the_general_path(layer, dtype, detach_mean):

@@ -179,7 +179,13 @@ ClusterPlan cluster_forward_plan(const ForwardArguments& a) {
   return with_forward_kernel<T>(a, [&]<auto kernel, int blocks>() {
     int fixed = 0;
     forward_shared_layout<T, blocks>(a.sizes, fixed);
-    return plan_cluster<kernel>(a.sizes, fixed, kTileNumbers * sizeof(T), 1, kForwardBlocks<T>);
+    const Costs costs{.instructions = sizeof(T) == 2 ? (blocks > kFewSlotBlocks ? 494 : 394) : 944,
+                      .reads = 1,
+                      .writes = 1,
+                      .reads_first = true,
+                      .slots_a_tile = 1,
+                      .serial = 10000};
+    return plan_cluster<kernel>(a.sizes, fixed, kTileNumbers * sizeof(T), costs, kForwardBlocks<T>);
   });
 }
 

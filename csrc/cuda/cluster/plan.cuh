@@ -21,6 +21,7 @@ struct ClusterPlan {
 };
 
 inline int divide_up(int64_t n, int64_t d) { return static_cast<int>((n + d - 1) / d); }
+inline int64_t larger_of(int64_t x, int64_t y) { return x > y ? x : y; }
 
 // Calls body with the number of slot blocks that T slots and the gate take, as a constant. Many slots in float32 would
 // need more registers than there are: they aren't for this path (suits_cluster).
@@ -51,37 +52,63 @@ bool suits_cluster(const Sizes& s, bool channels_last, const void* const (&vecto
   return suits;
 }
 
-// The widest cluster that the image has tiles for and the device runs, whose blocks hold `fixed` bytes beside the tiles
-// and as many of `tile_bytes` as they can use. Two blocks share a multiprocessor where that leaves each most of its
-// tiles: one computes while the other waits for memory.
+// What a direction costs, as far as a plan's choice depends on it.
+struct Costs {
+  int instructions;   // of a warp for its 16 positions (tests/cuda reads them off the machine code)
+  int reads, writes;  // images that are read and written
+  bool reads_first;   // all of the image, before anything is computed
+  int slots_a_tile;   // of shared memory
+  int serial;         // clocks of what comes before and after the tiles, of which nothing runs beside the tiles
+};
+
+// Bytes of global memory a clock and multiprocessor: an H100's 3.35 TB/s, over 132 at 1.75 GHz.
+constexpr int kBytesAClock = 14;
+
+// How long a cluster takes for an image, in clocks: not to be trusted by itself, but to compare plans by. Two blocks share a
+// multiprocessor's memory and schedulers; each hides half of what the other does alone.
+inline int64_t time_of_image(const Costs& costs, const ClusterPlan& plan, int blocks, int tile_bytes) {
+  const int64_t bytes = int64_t{kGroups} * tile_bytes / kBytesAClock, steps = plan.group_tiles;
+  const int64_t read = costs.reads * bytes, write = costs.writes * bytes;
+  // A block's eight warps over four schedulers.
+  const int64_t issue = 2 * costs.instructions;
+  const int64_t alone = costs.reads_first ? read + larger_of(issue, write) : larger_of(issue, read + write);
+  // Forward reads h again, backward dh, which it has written, where they didn't stay: from the second-level cache, which is
+  // about twice as fast.
+  const int64_t held = plan.tile_slots - 2 * (costs.slots_a_tile - 1);
+  const int64_t again = larger_of(0, steps - held) * bytes * (costs.reads_first ? 1 : 2) / 2;
+  return costs.serial / blocks + blocks * (steps * alone + again);
+}
+
+// Blocks an image, and blocks a multiprocessor, by the least time for all images: clusters that don't fit beside each other
+// come one after the other. Large clusters are soon done with one image, small ones leave room for more images.
 template <auto kernel>
-ClusterPlan plan_cluster(const Sizes& s, int fixed, int tile_bytes, int slots_a_tile, int most_blocks) {
+ClusterPlan plan_cluster(const Sizes& s, int fixed, int tile_bytes, const Costs& costs, int most_blocks) {
   const Device chip = device();
   if (chip.capability < 90) return {};
   // What the system takes of a multiprocessor's shared memory for each block.
   constexpr int reserved = 1024;
   const int tiles = divide_up(s.N, kTilePositions);
-  ClusterPlan plan{};
-  plan.cluster = kLargestCluster;
-  while (plan.cluster > 1 && plan.cluster * kGroups >= 2 * tiles) plan.cluster /= 2;
-  for (; plan.cluster >= 1; plan.cluster /= 2) {
-    plan.group_tiles = divide_up(tiles, plan.cluster * kGroups);
-    const int wanted = plan.group_tiles * slots_a_tile;
+  ClusterPlan best{};
+  int64_t least = 0;
+  int cluster = kLargestCluster;
+  while (cluster > 1 && cluster * kGroups >= 2 * tiles) cluster /= 2;
+  for (; cluster >= 1; cluster /= 2) {
     for (int blocks = most_blocks; blocks >= 1; --blocks) {
-      const int limit = chip.shared / blocks - reserved < chip.block_shared ? chip.shared / blocks - reserved
-                                                                           : chip.block_shared;
-      const int slots = (limit - fixed) / (kGroups * tile_bytes);
-      if (slots < slots_a_tile || (blocks > 1 && 10 * slots < 6 * wanted)) continue;
+      ClusterPlan plan{.fits = true, .cluster = cluster, .group_tiles = divide_up(tiles, cluster * kGroups)};
+      const int share = chip.shared / blocks - reserved, limit = share < chip.block_shared ? share : chip.block_shared;
+      const int slots = (limit - fixed) / (kGroups * tile_bytes), wanted = plan.group_tiles * costs.slots_a_tile;
+      if (slots < costs.slots_a_tile) continue;
       plan.tile_slots = slots < wanted ? slots : wanted;
       plan.shared_bytes = fixed + kGroups * plan.tile_slots * tile_bytes;
-      const Launch launch{plan.cluster, kClusterThreads, plan.cluster, plan.shared_bytes, nullptr};
-      if (clusters_that_fit<kernel>(launch) > 0) {
-        plan.fits = true;
-        return plan;
-      }
+      const int together = clusters_that_fit<kernel>({cluster, kClusterThreads, cluster, plan.shared_bytes, nullptr});
+      if (together == 0) continue;
+      const int64_t time = divide_up(s.B, together) * time_of_image(costs, plan, blocks, tile_bytes);
+      if (best.fits && time >= least) continue;
+      best = plan;
+      least = time;
     }
   }
-  return {};
+  return best;
 }
 
 // Hands out shared memory; offsets in bytes.

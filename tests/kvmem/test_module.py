@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+
+import kvmem
 
 MAKER = Maker("cpu")
 pytestmark = pytest.mark.usefixtures("extension")
@@ -178,3 +181,18 @@ def test_processes_in_parallel(tmp_path):
     expected = trained(Maker("eager").layer(torch.float64), inputs)
     for rank in (0, 1):
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_flops_are_those_of_the_eager_form_alone(extension):
+    """torch knows no formula of a fused operator, and counts it as nothing: the documentation says so."""
+    layer, image, words = kvmem.KVMemoryLayer(8, 4), torch.randn(2, 8, 4, 4), torch.randn(2, 3, 4)
+    counted = {}
+    for layer.backend in ("cpu", "eager"):
+        with FlopCounterMode(display=False) as counter:
+            layer(image, words)
+        counted[layer.backend] = counter.get_total_flops()
+    assert counted["cpu"] == 0
+    # Words, mean, keys and values by their maps, scores, values read, and W_g's halves; B, C, D, M, T, N in this order.
+    b, c, d, m, t, n = 2, 8, 4, 16, 3, 16
+    products = b * t * d * (1 + m) + b * c * (1 + m) + 2 * b * t * m * c + 2 * b * t * c * n + 2 * b * c * n
+    assert counted["eager"] == 2 * products

@@ -131,8 +131,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> memory_read_backward(
   std::vector<Tensor> gradients;
   for (int i = 0; i < kReadGradients; ++i) {
     const bool needed = needs >> i & 1;
+    const std::vector<int64_t> shape = needed ? shapes[i] : std::vector<int64_t>{0};
     gradients.push_back(needed && i == 0 ? empty_image(p.image, p.channels_last)
-                                         : empty(needed ? shapes[i] : std::vector<int64_t>{0}, image.scalar_type(), image));
+                                         : empty(shape, image.scalar_type(), image));
     if (needed) arguments.gradients[kReadInputs[i]] = gradients.back().mutable_data_ptr();
   }
   const Workspace workspace(backend.workspace(arguments), Backend::kAlignment, image);

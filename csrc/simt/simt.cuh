@@ -21,7 +21,8 @@
 //   Within a warp   shuffle(x, lane), shuffle_xor(x, mask)
 //   Matrices        see matrix_load and below: all lanes of a warp together
 //   Numbers         Bfloat16, Float16; to_float(x), from_float<T>(x), pack<T>(low, high), unpack<T>(bits);
-//                   larger(x, y), which is no NaN where one of them is none; exp2(x), log2(x), reciprocal(x): errors up to 2^-22, subnormal numbers are zero
+//                   larger(x, y), which is no NaN where one of them is none;
+//                   exp2(x), log2(x), reciprocal(x): errors up to 2^-22, subnormal numbers are zero
 //   Launching       launch<kernel>(Launch, parameters), clusters_that_fit<kernel>(Launch); select_device(index), device()
 //
 // A matrix of 8 rows of 16 bytes lies over a warp as the tensor cores want it: lane l holds, of row l / 4, elements

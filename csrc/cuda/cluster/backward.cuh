@@ -276,25 +276,25 @@ ClusterBackward<T> cluster_backward_parameters(const BackwardArguments& a, const
   int fixed = 0;
   const ClusterBackwardShared shared = backward_shared_layout<T, kSlotBlocks>(s, fixed);
   float* gradients = wants_sums(a) ? static_cast<float*>(a.workspace) : nullptr;
-  return {memory_side<T>(a),
-          gradient_layout(s),
-          view(static_cast<const T*>(a.inputs[kImage]), image),
-          view(static_cast<const T*>(a.grad_out), image),
-          view(static_cast<const T*>(a.grad_attention), s.B * s.T * s.N),
-          view(static_cast<T*>(a.gradients[kImage]), image),
-          view(a.memory, s.B * memory_layout(s).size),
-          view(gradients, s.B * gradient_layout(s).size),
-          static_cast<int>(s.N),
-          plan.group_tiles,
-          plan.tile_slots,
-          wants_mean_gradient(a),
-          shared.keys_table,
-          shared.values_table,
-          shared.key_rows_table,
-          shared.response,
-          shared.exchange,
-          shared.tiles,
-          shared.reduction};
+  return {.side = memory_side<T>(a),
+          .out = gradient_layout(s),
+          .image = view(static_cast<const T*>(a.inputs[kImage]), image),
+          .grad_out = view(static_cast<const T*>(a.grad_out), image),
+          .grad_attention = view(static_cast<const T*>(a.grad_attention), s.B * s.T * s.N),
+          .grad_image = view(static_cast<T*>(a.gradients[kImage]), image),
+          .kept = view(a.memory, s.B * memory_layout(s).size),
+          .gradients = view(gradients, s.B * gradient_layout(s).size),
+          .N = static_cast<int>(s.N),
+          .group_tiles = plan.group_tiles,
+          .tile_slots = plan.tile_slots,
+          .mean_wanted = wants_mean_gradient(a),
+          .keys_table = shared.keys_table,
+          .values_table = shared.values_table,
+          .key_rows_table = shared.key_rows_table,
+          .response = shared.response,
+          .exchange = shared.exchange,
+          .tiles = shared.tiles,
+          .reduction = shared.reduction};
 }
 
 template <typename T>

@@ -196,16 +196,16 @@ const char* cluster_forward(const ForwardArguments& a, void* stream) {
   const int64_t image = s.B * s.C * s.N;
   return with_forward_kernel<T>(a, [&]<auto kernel, int blocks>() {
     int fixed = 0;
-    const ClusterForward<T> p{memory_side<T>(a),
-                              view(static_cast<const T*>(a.inputs[kImage]), image),
-                              view(static_cast<T*>(a.out), image),
-                              view(static_cast<T*>(a.attention), s.B * s.T * s.N),
-                              view(static_cast<float*>(a.mean), s.B * s.C),
-                              view(a.memory, s.B * memory_layout(s).size),
-                              static_cast<int>(s.N),
-                              plan.group_tiles,
-                              plan.tile_slots,
-                              forward_shared_layout<T, blocks>(s, fixed)};
+    const ClusterForward<T> p{.side = memory_side<T>(a),
+                              .image = view(static_cast<const T*>(a.inputs[kImage]), image),
+                              .out = view(static_cast<T*>(a.out), image),
+                              .attention = view(static_cast<T*>(a.attention), s.B * s.T * s.N),
+                              .mean = view(static_cast<float*>(a.mean), s.B * s.C),
+                              .kept = view(a.memory, s.B * memory_layout(s).size),
+                              .N = static_cast<int>(s.N),
+                              .group_tiles = plan.group_tiles,
+                              .tile_slots = plan.tile_slots,
+                              .shared = forward_shared_layout<T, blocks>(s, fixed)};
     return launch<kernel>(Launch{s.B * plan.cluster, kClusterThreads, plan.cluster, plan.shared_bytes, stream}, p);
   });
 }

@@ -202,27 +202,27 @@ const char* launch_forward_tiles(const ForwardArguments& a, const ForwardPlan& p
   });
   const ForwardShared shared = forward_shared(g);
   const int tiles = static_cast<int>((s.N + g.tile.positions - 1) / g.tile.positions);
-  const GeneralForward<T> p{view(static_cast<const T*>(a.inputs[kImage]), image),
-                            view(static_cast<T*>(a.out), image),
-                            view(static_cast<T*>(a.attention), scores),
-                            view(static_cast<const float*>(a.memory), s.B * layout.size),
-                            view(tables, plan.tables.numbers),
-                            view(static_cast<const T*>(a.inputs[kResponseGateBias]), s.R),
-                            view(a.mask, s.B * s.T),
-                            plan.keys,
-                            plan.values,
-                            plan.gate,
-                            plan.response,
-                            g.tile,
-                            shared,
-                            g.slots,
-                            tiles,
-                            layout.size,
-                            layout.response,
-                            g.slot_pitch,
-                            g.score_pitch,
-                            lines_are_wide<T>(s, false, a.attention),
-                            s.R > 0};
+  const GeneralForward<T> p{.image = view(static_cast<const T*>(a.inputs[kImage]), image),
+                            .out = view(static_cast<T*>(a.out), image),
+                            .attention = view(static_cast<T*>(a.attention), scores),
+                            .memory = view(static_cast<const float*>(a.memory), s.B * layout.size),
+                            .tables = view(tables, plan.tables.numbers),
+                            .gate_bias = view(static_cast<const T*>(a.inputs[kResponseGateBias]), s.R),
+                            .mask = view(a.mask, s.B * s.T),
+                            .keys = plan.keys,
+                            .values = plan.values,
+                            .gate = plan.gate,
+                            .response = plan.response,
+                            .tile = g.tile,
+                            .shared = shared,
+                            .slots = g.slots,
+                            .tiles = tiles,
+                            .memory_size = layout.size,
+                            .response_offset = layout.response,
+                            .slot_pitch = g.slot_pitch,
+                            .score_pitch = g.score_pitch,
+                            .wide_attention = lines_are_wide<T>(s, false, a.attention),
+                            .gated = s.R > 0};
   const Launch how{s.B * tiles, kGeneralThreads, 1, shared.size, stream};
   if (s.R > 1) {
     return a.channels_last ? launch<general_forward_tiles<T, true, true>>(how, p)

@@ -259,13 +259,13 @@ template <typename T>
 const char* memory_backward(const BackwardArguments& a, const float* sums, int chunks, float* gradients,
                             void* stream) {
   const Sizes& s = a.sizes;
-  const MemoryBackward<T> parameters{memory_side<T>(a),
-                                     sums_layout(s),
-                                     gradient_layout(s),
-                                     view(a.memory, s.B * memory_layout(s).size),
-                                     view(sums, s.B * chunks * sums_layout(s).size),
-                                     view(gradients, s.B * gradient_layout(s).size),
-                                     chunks};
+  const MemoryBackward<T> parameters{.side = memory_side<T>(a),
+                                     .sums_layout = sums_layout(s),
+                                     .out = gradient_layout(s),
+                                     .kept = view(a.memory, s.B * memory_layout(s).size),
+                                     .sums = view(sums, s.B * chunks * sums_layout(s).size),
+                                     .gradients = view(gradients, s.B * gradient_layout(s).size),
+                                     .chunks = chunks};
   const int C = static_cast<int>(s.C), slots = static_cast<int>(s.T);
   const auto shared_bytes = [&](int cluster) {
     return 4 * (cluster * slots + memory_backward_scratch(C, slots, kMemoryThreads / kWarp) + C);

@@ -223,12 +223,12 @@ template <typename T>
 const char* memory_forward(const ForwardArguments& a, const float* mean_sums, int chunks, void* stream) {
   const Sizes& s = a.sizes;
   const int64_t kept = memory_layout(s).size;
-  const MemoryForward<T> parameters{memory_side<T>(a),
-                                    view(mean_sums, s.B * chunks * s.C),
-                                    view(static_cast<float*>(a.mean), s.B * s.C),
-                                    view(a.memory, s.B * kept),
-                                    chunks,
-                                    static_cast<float>(s.N)};
+  const MemoryForward<T> parameters{.side = memory_side<T>(a),
+                                    .mean_sums = view(mean_sums, s.B * chunks * s.C),
+                                    .mean = view(static_cast<float*>(a.mean), s.B * s.C),
+                                    .kept = view(a.memory, s.B * kept),
+                                    .chunks = chunks,
+                                    .positions = static_cast<float>(s.N)};
   const int shared_bytes = static_cast<int>(4 * (s.C + s.M + s.G));
   const int cluster = memory_cluster<memory_forward_kernel<T>>(kMemoryThreads, shared_bytes);
   return launch<memory_forward_kernel<T>>(Launch{s.B * cluster, kMemoryThreads, cluster, shared_bytes, stream},

@@ -37,9 +37,10 @@ template <typename T>
 const char* take_given_memory(const ForwardArguments& a, void* stream) {
   const Sizes& s = a.sizes;
   const int64_t numbers = s.B * s.T * s.C;
-  const GivenMemory<T> parameters{memory_side<T>(a), view(static_cast<const T*>(a.inputs[kKeys]), numbers),
-                                  view(static_cast<const T*>(a.inputs[kValues]), numbers),
-                                  view(a.memory, s.B * memory_layout(s).size)};
+  const GivenMemory<T> parameters{.side = memory_side<T>(a),
+                                  .keys = view(static_cast<const T*>(a.inputs[kKeys]), numbers),
+                                  .values = view(static_cast<const T*>(a.inputs[kValues]), numbers),
+                                  .kept = view(a.memory, s.B * memory_layout(s).size)};
   const int cluster = memory_cluster<given_memory_kernel<T>>(kMemoryThreads, 0);
   return launch<given_memory_kernel<T>>(Launch{s.B * cluster, kMemoryThreads, cluster, 0, stream}, parameters);
 }

@@ -48,15 +48,15 @@ const char* given_memory_backward(const BackwardArguments& a, const float* sums,
                                   void* stream) {
   const Sizes& s = a.sizes;
   const int64_t numbers = s.B * s.T * s.C;
-  const GivenMemoryBackward<T> parameters{memory_side<T>(a),
-                                          sums_layout(s),
-                                          gradient_layout(s),
-                                          view(a.memory, s.B * memory_layout(s).size),
-                                          view(sums, s.B * chunks * sums_layout(s).size),
-                                          view(gradients, s.B * gradient_layout(s).size),
-                                          view(static_cast<T*>(a.gradients[kKeys]), numbers),
-                                          view(static_cast<T*>(a.gradients[kValues]), numbers),
-                                          chunks};
+  const GivenMemoryBackward<T> parameters{.side = memory_side<T>(a),
+                                          .sums_layout = sums_layout(s),
+                                          .out = gradient_layout(s),
+                                          .kept = view(a.memory, s.B * memory_layout(s).size),
+                                          .sums = view(sums, s.B * chunks * sums_layout(s).size),
+                                          .gradients = view(gradients, s.B * gradient_layout(s).size),
+                                          .grad_keys = view(static_cast<T*>(a.gradients[kKeys]), numbers),
+                                          .grad_values = view(static_cast<T*>(a.gradients[kValues]), numbers),
+                                          .chunks = chunks};
   const int cluster = memory_cluster<given_memory_backward_kernel<T>>(kMemoryThreads, 0);
   return launch<given_memory_backward_kernel<T>>(Launch{s.B * cluster, kMemoryThreads, cluster, 0, stream}, parameters);
 }

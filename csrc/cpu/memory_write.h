@@ -148,14 +148,14 @@ static void prepare_memory(const Sizes& s, const Options& options, const Weights
   read_out_memory(s, options, w, out);
 }
 
-// One of the tables (C, Tp) from what is given (T, C): what stands in a slot that holds nothing doesn't matter.
+// One of the tables (C, Tp) from what is given (T, C): what stands in a slot that holds nothing doesn't matter. The padding
+// columns may hold anything: nothing that is made of them is read.
 template <typename T, typename F = Arithmetic<T>>
 static void take_slots(const Sizes& s, const T* given, const Memory<F>& memory, F* table) {
   const int64_t slots = memory.slots[0];
   for (int64_t c = 0; c < s.C; ++c) {
     F* row = table + c * memory.Tp;
     for (int64_t i = 0; i < slots; ++i) row[i] = to_arithmetic(given[memory.slots[1 + i] * s.C + c]);
-    for (int64_t i = slots; i < memory.Tp; ++i) row[i] = F(0);
   }
 }
 

@@ -207,7 +207,7 @@ def test_shared_memory(backend, gate):
     shared = [one.requires_grad_() for one in (keys, values)]
     own = [one.detach().expand(3, -1, -1).clone().requires_grad_() for one in shared]
     found = kvmem.memory_read(problem.image, *shared, mask, **problem.gate, backend=backend)
-    expected = kvmem.memory_read(problem.image, *own, mask.expand(3, -1), **problem.gate, backend=backend)
+    expected = kvmem.memory_read(problem.image, *own, mask.repeat(3, 1), **problem.gate, backend=backend)
     assert torch.equal(found, expected)
     for mine, theirs in zip(
         torch.autograd.grad(found.square().sum(), shared),

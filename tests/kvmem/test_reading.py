@@ -180,6 +180,14 @@ def test_nothing_is_read_before_it_is_written(extension, gate):
         assert not gradients[1][~problem.mask].any() and not gradients[2][~problem.mask].any()
 
 
+def test_what_stands_in_a_masked_slot_does_not_matter(backend):
+    problem = make_read_problem(2, 4, mask="one image masked", dtype=torch.float64)
+    expected = problem.run(backend, return_attention=True)
+    problem.keys[~problem.mask], problem.values[~problem.mask] = float("nan"), float("inf")
+    for mine, theirs in zip(problem.run(backend, return_attention=True), expected, strict=True):
+        assert torch.equal(mine, theirs)
+
+
 @pytest.mark.parametrize("gate", GATES)
 def test_the_same_bits_for_any_number_of_threads(extension, gate):
     problem = make_read_problem(3, 24, (40, 40), 9, gate=gate, mask="partial").leaves()

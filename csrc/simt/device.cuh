@@ -307,6 +307,8 @@ inline int current_device() {
   return index;
 }
 
+inline int64_t device_key() { return current_device(); }
+
 // The library has a CUDA runtime of its own beside the framework's: this one is told too which device is meant.
 inline const char* select_device(int index) {
   const cudaError_t error = cudaSetDevice(index);

@@ -87,6 +87,7 @@ T shuffle_xor(T x, int mask) {
 
 inline const char* select_device(int) { return nullptr; }
 inline Device device() { return host::device_in_use(); }
+inline int64_t device_key() { return host::devices_set(); }
 
 template <auto kernel>
 int clusters_that_fit(const Launch& launch) {

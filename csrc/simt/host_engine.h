@@ -102,6 +102,7 @@ std::vector<Launched>& launched();
 void set_seed(uint64_t seed);
 void set_device(const Device& device, int largest_cluster);
 const Device& device_in_use();
+int64_t devices_set();  // how often set_device was called
 int clusters_that_fit(const Launch& launch);
 
 }  // namespace kvmem::simt::host

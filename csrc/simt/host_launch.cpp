@@ -11,6 +11,7 @@ namespace {
 constexpr size_t kSharedAlignment = 1024;
 
 Device chosen_device{90, 132, 232448, 233472};
+int64_t times_chosen = 0;
 int chosen_largest_cluster = 16;
 
 void run_thread() {
@@ -131,10 +132,13 @@ void set_seed(uint64_t seed) {
 
 void set_device(const Device& device, int largest_cluster) {
   chosen_device = device;
+  ++times_chosen;
   chosen_largest_cluster = largest_cluster;
 }
 
 const Device& device_in_use() { return chosen_device; }
+
+int64_t devices_set() { return times_chosen; }
 
 int clusters_that_fit(const Launch& launch) {
   const Device& d = chosen_device;

@@ -23,7 +23,8 @@
 //   Numbers         Bfloat16, Float16; to_float(x), from_float<T>(x), pack<T>(low, high), unpack<T>(bits);
 //                   larger(x, y), which is no NaN where one of them is none;
 //                   exp2(x), log2(x), reciprocal(x): errors up to 2^-22, subnormal numbers are zero
-//   Launching       launch<kernel>(Launch, parameters), clusters_that_fit<kernel>(Launch); select_device(index), device()
+//   Launching       launch<kernel>(Launch, parameters), clusters_that_fit<kernel>(Launch); select_device(index), device(),
+//                   device_key(), a number of its own for each device
 //
 // A matrix of 8 rows of 16 bytes lies over a warp as the tensor cores want it: lane l holds, of row l / 4, elements
 // 2 (l % 4) and the next. Operands of a product (16, k) x (k, 8) are such blocks:

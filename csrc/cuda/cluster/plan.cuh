@@ -1,6 +1,7 @@
 // How the cluster path cuts its work: blocks an image, tiles a group of warps, and how many of them stay on chip.
 #pragma once
 
+#include <array>
 #include <type_traits>
 
 #include "cuda/cluster/table.cuh"
@@ -82,7 +83,7 @@ inline int64_t time_of_image(const Costs& costs, const ClusterPlan& plan, int bl
 // Blocks an image, and blocks a multiprocessor, by the least time for all images: clusters that don't fit beside each other
 // come one after the other. Large clusters are soon done with one image, small ones leave room for more images.
 template <auto kernel>
-ClusterPlan plan_cluster(const Sizes& s, int fixed, int tile_bytes, const Costs& costs, int most_blocks) {
+ClusterPlan choose_plan(const Sizes& s, int fixed, int tile_bytes, const Costs& costs, int most_blocks) {
   const Device chip = device();
   if (chip.capability < 90) return {};
   // What the system takes of a multiprocessor's shared memory for each block.
@@ -109,6 +110,20 @@ ClusterPlan plan_cluster(const Sizes& s, int fixed, int tile_bytes, const Costs&
     }
   }
   return best;
+}
+
+// A call asks for its plan three times, for the path, the workspace and the launch: the thread's last answer is kept.
+template <auto kernel>
+ClusterPlan plan_cluster(const Sizes& s, int fixed, int tile_bytes, const Costs& costs, int most_blocks) {
+  using Key = std::array<int64_t, 4>;
+  thread_local Key last{-1, -1, -1, -1};
+  thread_local ClusterPlan plan{};
+  const Key key{device_key(), s.B, s.N, fixed};
+  if (key != last) {
+    plan = choose_plan<kernel>(s, fixed, tile_bytes, costs, most_blocks);
+    last = key;
+  }
+  return plan;
 }
 
 // Hands out shared memory; offsets in bytes.

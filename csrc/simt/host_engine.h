@@ -97,6 +97,8 @@ struct Launched {
   Launch launch;
 };
 std::vector<Launched>& launched();
+// Whether launches are only noted down, for their plans: nothing then reads or writes what they are given.
+void record_only(bool only);
 
 // 0: lanes and warps in their order, copies as late as possible; else a random order, the same for the same seed.
 void set_seed(uint64_t seed);

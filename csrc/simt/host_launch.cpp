@@ -13,6 +13,7 @@ constexpr size_t kSharedAlignment = 1024;
 Device chosen_device{90, 132, 232448, 233472};
 int64_t times_chosen = 0;
 int chosen_largest_cluster = 16;
+bool recording_only = false;
 
 void run_thread() {
   Machine& m = machine();
@@ -102,6 +103,7 @@ void run(const Launch& launch, const std::string& kernel, Body body, const void*
   m.kernel = kernel;
   check_launch(launch);
   launched().push_back({kernel, launch});
+  if (recording_only) return;
   m.body = body;
   m.parameters = parameters;
   current_launch = launch;
@@ -124,6 +126,8 @@ std::vector<Launched>& launched() {
   static std::vector<Launched> list;
   return list;
 }
+
+void record_only(bool only) { recording_only = only; }
 
 void set_seed(uint64_t seed) {
   machine().ordered = seed == 0;

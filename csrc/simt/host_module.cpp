@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <type_traits>
 
 #include "kv_memory.h"
 #include "simt/simt.cuh"
@@ -312,6 +313,43 @@ py::dict read_backward(const Inputs& inputs, const std::optional<Array>& mask, c
   return result;
 }
 
+// What a call launches, for its plan alone: of the layer's usual options, both scalar gates, all gradients. No tensor is
+// made: every pointer is one that nobody may follow.
+template <typename Arguments>
+Arguments planned_arguments(const Sizes& sizes, const std::string& dtype, bool channels_last) {
+  void* const somewhere = reinterpret_cast<void*>(uintptr_t{1} << 32);
+  Arguments a{};
+  a.sizes = sizes;
+  a.options.relu = true;
+  a.type = Memory(dtype, 0).type();
+  a.channels_last = channels_last;
+  for (int i = 0; i < kInputs; ++i) a.inputs[i] = somewhere;
+  a.mean = static_cast<float*>(somewhere);
+  a.memory = static_cast<float*>(somewhere);
+  a.workspace = somewhere;
+  if constexpr (std::is_same_v<Arguments, ForwardArguments>) {
+    a.out = somewhere;
+  } else {
+    a.grad_out = somewhere;
+    for (int i = 0; i < kInputs; ++i) a.gradients[i] = somewhere;
+  }
+  return a;
+}
+
+py::list plan(const std::string& direction, const std::string& dtype, int64_t B, int64_t C, int64_t N, int64_t T,
+              int64_t D, bool channels_last) {
+  const Sizes sizes{B, C, N, T, D, 2 * C, 1, 1};
+  simt::host::launched().clear();
+  simt::host::record_only(true);
+  const char* error =
+      direction == "forward"
+          ? cuda::forward(planned_arguments<ForwardArguments>(sizes, dtype, channels_last), nullptr)
+          : cuda::backward(planned_arguments<BackwardArguments>(sizes, dtype, channels_last), nullptr);
+  simt::host::record_only(false);
+  if (error) throw std::runtime_error(error);
+  return launches();
+}
+
 }  // namespace
 }  // namespace kvmem
 
@@ -345,6 +383,8 @@ PYBIND11_MODULE(kvmem_simt, module) {
       },
       py::arg("inputs"), py::arg("mask"), py::arg("saved"), py::arg("grad_out"), py::arg("grad_attention"),
       py::arg("needs"));
+  module.def("plan", plan, py::arg("direction"), py::arg("dtype"), py::arg("B"), py::arg("C"), py::arg("N"),
+             py::arg("T"), py::arg("D"), py::arg("channels_last") = false);
   module.def("use_general_path", cuda::use_general_path);
   module.def(
       "set_device",

@@ -22,7 +22,7 @@ class Instruction(NamedTuple):
     control: int
 
 
-@dataclass
+@dataclass(eq=False)
 class Kernel:
     """One kernel for one architecture: names, the type of its tensors, what a thread uses, its code.
 

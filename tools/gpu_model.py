@@ -1,0 +1,245 @@
+"""Predicts the CUDA kernels' times on GPUs from the built library and the kernels' plans: predicted, not measured.
+
+`python tools/gpu_model.py` prints tables in Markdown, `--json FILE` also writes every prediction; both need a library
+with CUDA kernels, cuobjdump and a C++ compiler, and no GPU. `--beside RECORD` needs none of them: it prints what
+`benchmarks/run.py --json RECORD` measured beside the predictions that were written down before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+
+from gpu_chips import CHIPS, Chip, chip_of
+from gpu_clusters import predict_clusters
+from gpu_general import predict_general
+from gpu_phases import FIRST_LAUNCH, NEXT_LAUNCH, Phase, Prediction
+from gpu_plan import Shape, plan
+from machine_code import Kernel, architectures, find_tool, read_kernels
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = ROOT / "kvmem" / "_kernels.so"
+RECORD = ROOT / "benchmarks" / "results" / "gpu-predicted.json"
+SHAPES = tuple(
+    Shape(batch, size, dtype, direction)
+    for dtype, size, batch, direction in product(
+        ("bfloat16", "float16", "float32"), (128, 64), (1, 10, 32, 64), ("forward", "backward")
+    )
+)
+# The shapes of the table: those of the bars, and their like.
+SHOWN = (
+    Shape(32, 128, "bfloat16", "forward"),
+    Shape(32, 128, "bfloat16", "backward"),
+    Shape(32, 128, "float32", "forward"),
+    Shape(32, 128, "float32", "backward"),
+    Shape(10, 64, "bfloat16", "forward"),
+    Shape(1, 64, "bfloat16", "forward"),
+)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a prediction on an H100 is held to: times the copy, or microseconds."""
+
+    shape: Shape
+    most: float
+    times_copy: bool = True
+
+
+BARS = (
+    Bar(SHOWN[0], 1.25),
+    Bar(SHOWN[1], 1.6),
+    Bar(SHOWN[2], 1.5),
+    Bar(SHOWN[5], 12, times_copy=False),
+)
+UNKNOWN = (
+    "whether clusters stay in step: the prediction is that all do, so that memory stands still while they compute; at "
+    "best they drift apart freely. Two blocks of a multiprocessor start together: they share a wave's serial phase, "
+    "and hide nothing from each other",
+    "the serial phases to better than a factor of two: trip counts are read off the source by hand, latencies are "
+    "others' measurements, how waits overlap is a guess",
+    "what units reach together: in the main loop the busiest is taken at its full rate, without bank conflicts",
+    "how many clusters run at a time: which processing clusters have 16 multiprocessors, which more, differs by part",
+    "clocks under load, and the driver: it takes boost clocks, 90 % of the data sheet's bandwidth for the kernels and "
+    "the copy, 2 µs for a call's first launch and 1 µs for each other",
+    "what stays in the second-level cache: all that is read again, where it fits into three quarters of it",
+    "the code that a driver makes: B200 is taken to run the instructions of sm_90, at Hopper's rate of matrix products",
+    "trip counts of the general path (A100, RTX 4090), how its blocks overlap, and its sums' traffic: a rough figure",
+)
+
+
+def read_library(library: Path) -> dict[str, list[Kernel]]:
+    """Kernels by architecture. Raises SystemExit, saying why, where they can't be read."""
+    if not library.exists():
+        raise SystemExit(f"{library}: there is no such library; build kvmem first (docs/install.md)")
+    for tool in ("cuobjdump", "nvdisasm"):
+        if find_tool(tool) is None:
+            raise SystemExit(f"{tool} is not on the PATH, in /usr/local/cuda or in a triton package")
+    wanted = sorted({chip.code for chip in CHIPS})
+    missing = set(wanted) - set(architectures(library))
+    if missing:
+        raise SystemExit(
+            f"{library} holds no machine code for {', '.join(sorted(missing))}: build kvmem with KVMEM_CUDA=1 and "
+            f'KVMEM_CUDA_ARCHS="80;90"'
+        )
+    return {architecture: read_kernels(library, architecture) for architecture in wanted}
+
+
+def predict(chip: Chip, shape: Shape, kernels: list[Kernel]) -> Prediction:
+    """kernels: the machine code that the chip runs."""
+    launches = plan(chip, shape)
+    cluster = launches[0].kernel.startswith("cluster")
+    bound = FIRST_LAUNCH + shape.traffic / chip.copy_bandwidth
+    path = "cluster" if cluster else "general"
+    found = Prediction(chip.name, shape, path, len(launches), bound)
+    found.phases["launches"] = Phase(FIRST_LAUNCH + NEXT_LAUNCH * (len(launches) - 1), "launches")
+    if cluster:
+        predict_clusters(found, chip, launches, kernels)
+    else:
+        predict_general(found, chip, launches, kernels)
+    return found
+
+
+def predictions(kernels: dict[str, list[Kernel]]) -> list[Prediction]:
+    return [predict(chip, shape, kernels[chip.code]) for chip in CHIPS for shape in SHAPES]
+
+
+def microseconds(seconds: float) -> str:
+    return f"{seconds * 1e6:.1f}"
+
+
+TITLES = ("chip", "case", "direction", "waves × clusters", "load", "serial", "loop", "store", "rest")
+TITLES += ("predicted, µs", "at best", "copy", "predicted / copy", "limiter")
+
+
+def markdown(found: list[Prediction]) -> list[str]:
+    """The table of the shown shapes, one row a chip and shape."""
+    lines = ["| " + " | ".join(TITLES) + " |", "|" + "---|" * len(TITLES)]
+    for prediction in sorted(found, key=lambda p: SHOWN.index(p.shape) if p.shape in SHOWN else -1):
+        if prediction.shape in SHOWN:
+            lines.append("| " + " | ".join(_cells(prediction)) + " |")
+    return lines
+
+
+def _cells(p: Prediction) -> list[str]:
+    phases = ("load", "serial", "loop", "store")
+    known = [microseconds(p.phases[name].seconds) if name in p.phases else "" for name in phases]
+    rest = sum(phase.seconds for name, phase in p.phases.items() if name not in phases)
+    waves = f"{p.waves} × {min(p.resident, p.shape.batch)}" if p.resident else "general"
+    times = [microseconds(seconds) for seconds in (rest, p.lockstep, p.spread, p.bound)]
+    return [p.chip, p.shape.case, p.shape.direction, waves, *known, *times, f"{p.lockstep / p.bound:.2f}", p.limiter]
+
+
+def judge(kernels: dict[str, list[Kernel]]) -> list[dict[str, object]]:
+    """The bars on an H100: value as predicted and at best, whether the prediction meets them, and how surely.
+
+    fewer: predicted where one of the processing clusters takes no cluster of 16 blocks. serial_times: how many times as
+    long as estimated the serial phases may be for the bar to be met.
+    """
+    chip = chip_of("H100")
+    smaller = replace(chip, processing_clusters=chip.processing_clusters[1:])
+    results = []
+    for bar in BARS:
+        p, fewer = (predict(part, bar.shape, kernels[chip.code]) for part in (chip, smaller))
+        scale = 1 / p.bound if bar.times_copy else 1e6
+        value = p.lockstep * scale
+        results.append(
+            {
+                "bar": f"{bar.shape.case}, {bar.shape.direction}, {'times the copy' if bar.times_copy else 'µs'}",
+                "predicted": value,
+                "at_best": p.spread * scale,
+                "fewer": fewer.lockstep * scale,
+                "serial_times": 1 + (bar.most - value) / scale / p.phases["serial"].seconds,
+                "at_most": bar.most,
+                "met": value <= bar.most,
+            }
+        )
+    return results
+
+
+def format_bars(bars: list[dict[str, object]]) -> list[str]:
+    return [
+        f"{'pass' if bar['met'] else 'FAIL'}  {bar['bar']}: predicted {bar['predicted']:.3g}, bar <= {bar['at_most']:g}"
+        f"; at best {bar['at_best']:.3g}; with a processing cluster fewer {bar['fewer']:.3g}; "
+        f"met up to {bar['serial_times']:.1f} times the serial phases"
+        for bar in bars
+    ]
+
+
+def summary(p: Prediction) -> dict[str, object]:
+    """A prediction for JSON: microseconds and bytes."""
+    times = {"predicted": p.lockstep, "at_best": p.spread, "copy": p.bound}
+    return {
+        "chip": p.chip,
+        "case": p.shape.case,
+        "direction": p.shape.direction,
+        **{f"{name}_microseconds": round(seconds * 1e6, 3) for name, seconds in times.items()},
+        "limiter": p.limiter,
+        "phases": {name: [round(phase.seconds * 1e6, 3), phase.limiter] for name, phase in p.phases.items()},
+        **{
+            key: getattr(p, key) for key in ("path", "launches", "waves", "resident", "blocks", "instructions", "moved")
+        },
+    }
+
+
+def write(path: Path, library: Path, found: list[Prediction], bars: list[dict[str, object]]) -> None:
+    """All of it as JSON, a prediction a line, with the library that it was made from."""
+    digest = hashlib.sha256(library.read_bytes()).hexdigest()
+    head = {"title": "predicted, not measured", "library_sha256": digest, "unknown": UNKNOWN, "bars": bars}
+    lines = ",\n".join(json.dumps(summary(p)) for p in found)
+    path.write_text(json.dumps(head, indent=1).removesuffix("\n}") + f',\n "results": [\n{lines}\n]}}\n')
+
+
+@lru_cache
+def _predicted(path: Path) -> dict[tuple[str, str, str], dict]:
+    """Results of a record by chip, case and direction."""
+    return {(p["chip"], p["case"], p["direction"]): p for p in json.loads(path.read_text())["results"]}
+
+
+def beside(measured: dict, predicted: Path) -> list[str]:
+    """Lines: for each case that was measured, the kernels' and the copy's time, predicted and measured, in µs."""
+    chip = chip_of(measured["machine"]["device"])
+    if chip is None:
+        return [f"no prediction: {measured['machine']['device']} is none of {', '.join(c.name for c in CHIPS)}"]
+    lines = [f"{chip.name}, µs: what {predicted.name} predicted, perhaps of another build, and what was measured"]
+    rows = [("case", "direction", "predicted", "at best", "measured", "ratio", "copy", "copy measured", "limiter")]
+    for result in measured["results"]:
+        p = _predicted(predicted).get((chip.name, result["case"], result["direction"]))
+        times = result["milliseconds"]
+        if p is None or "cuda" not in times:
+            continue
+        predicted_times = p["predicted_microseconds"], p["at_best_microseconds"]
+        measured_time = times["cuda"] * 1e3
+        numbers = (*predicted_times, measured_time, measured_time / predicted_times[0])
+        numbers += (p["copy_microseconds"], times["bound"] * 1e3)
+        rows.append((result["case"], result["direction"], *(f"{x:.2f}" for x in numbers), p["limiter"]))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [*lines, *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--library", type=Path, default=LIBRARY, help="the built library (default: kvmem's own)")
+    parser.add_argument("--json", type=Path, help="file to write every prediction to")
+    parser.add_argument("--beside", type=Path, metavar="RECORD", help="a GPU's record, to print beside predictions")
+    parser.add_argument("--predicted", type=Path, default=RECORD, help="with --beside: what --json wrote before")
+    arguments = parser.parse_args()
+    if arguments.beside:
+        print("\n".join(beside(json.loads(arguments.beside.read_text()), arguments.predicted)))
+        return
+    kernels = read_library(arguments.library)
+    found, bars = predictions(kernels), judge(kernels)
+    unknown = [f"- {line}" for line in UNKNOWN]
+    print("\n".join(["Predicted, not measured.", "", *markdown(found), "", *format_bars(bars), ""]))
+    print("\n".join(["What it can't know:", *unknown]))
+    if arguments.json:
+        write(arguments.json, arguments.library, found, bars)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""What a call launches on a chip, by the kernels' own planner, which tests/support/simt_build.py makes for the host."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+
+from gpu_chips import Chip
+from machine_code import Kernel
+
+TYPES = {"Bfloat16": "bfloat16", "Float16": "float16", "float": "float32"}
+CHANNELS, SLOTS, WORD_CHANNELS = 64, 18, 256  # of all shapes that are predicted
+TILE, GROUPS, WARP_POSITIONS = 64, 2, 16  # positions of a tile, groups of warps a block, positions of a warp's pass
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One call: images of size x size positions, the type of the tensors, "forward" or "backward"."""
+
+    batch: int
+    size: int
+    dtype: str
+    direction: str
+
+    @property
+    def case(self) -> str:
+        """As the benchmarks name it."""
+        return f"B={self.batch}, {self.size}², {self.dtype}"
+
+    @property
+    def positions(self) -> int:
+        return self.size**2
+
+    @property
+    def item(self) -> int:
+        """Bytes of a number."""
+        return 4 if self.dtype == "float32" else 2
+
+    @property
+    def image(self) -> int:
+        """Bytes of one image."""
+        return CHANNELS * self.positions * self.item
+
+    @property
+    def traffic(self) -> int:
+        """Bytes that no kernel can avoid: h and out, or h, the gradient of out and that of h."""
+        return self.batch * self.image * (2 if self.direction == "forward" else 3)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel's launch: its name, the type and the flags that it is a template of, and how it is launched.
+
+    cluster: blocks. shared: bytes of a block.
+    """
+
+    kernel: str
+    dtype: str
+    flags: tuple[str, ...]
+    blocks: int
+    threads: int
+    cluster: int
+    shared: int
+
+    def code(self, kernels: list[Kernel]) -> Kernel:
+        """The machine code that runs."""
+        wanted = (self.kernel, self.dtype, list(self.flags))
+        return next(kernel for kernel in kernels if (kernel.name, kernel.type, kernel.flags) == wanted)
+
+    def blocks_a_multiprocessor(self, chip: Chip, kernel: Kernel) -> int:
+        """As many as registers, warps and shared memory allow; the system takes 1 KiB of the last for each."""
+        registers = (kernel.registers + 7) // 8 * 8 * self.threads
+        return min(chip.registers // registers, chip.warps * 32 // self.threads, chip.shared // (self.shared + 1024))
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How the blocks of a cluster hold an image: tiles of a group of warps, and how many it has room for."""
+
+    group: int
+    slots: int
+
+
+@lru_cache
+def planner() -> ModuleType:
+    """The module kvmem_simt, compiled if it isn't up to date. Raises RuntimeError where there is no C++ compiler."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+    import simt_build
+
+    if simt_build.compiler() is None:
+        raise RuntimeError("the plans need a C++ compiler: g++, or what CXX names")
+    spec = importlib.util.spec_from_file_location("kvmem_simt", simt_build.build("kvmem_simt"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def plan(chip: Chip, shape: Shape) -> list[Launch]:
+    """The launches of a call, in order."""
+    module = planner()
+    module.set_device(*chip.device())
+    try:
+        return [
+            _launch(given)
+            for given in module.plan(
+                shape.direction, shape.dtype, shape.batch, CHANNELS, shape.positions, SLOTS, WORD_CHANNELS
+            )
+        ]
+    finally:
+        module.set_device()
+
+
+def _launch(given: dict) -> Launch:
+    name, arguments = re.fullmatch(r"kvmem::cuda::(\w+)<(.*)>", given["kernel"]).groups()
+    dtype, *flags = (argument.split("::")[-1] for argument in arguments.split(", "))
+    numbers = tuple({"true": "1", "false": "0"}.get(flag, flag) for flag in flags)
+    sizes = (given[key] for key in ("blocks", "threads", "cluster", "shared_bytes"))
+    return Launch(name, TYPES[dtype], numbers, *sizes)
+
+
+def tiles_of(chip: Chip, shape: Shape, launch: Launch) -> Tiles:
+    """Of a cluster kernel. What a block holds beside its tiles is what it holds for an image of one tile."""
+    wanted = 1 if shape.direction == "forward" else 2  # slots that a tile takes
+    slot = GROUPS * TILE * CHANNELS * shape.item
+    smallest, *_ = plan(chip, Shape(1, 8, shape.dtype, shape.direction))
+    fixed = smallest.shared - wanted * slot
+    tiles = -(-shape.positions // TILE)
+    return Tiles(-(-tiles // (launch.cluster * GROUPS)), (launch.shared - fixed) // slot)

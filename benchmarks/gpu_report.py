@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from gpu_cases import KERNELS, MAIN, MAIN_FLOAT32, STAGE_TWO
+from gpu_cases import GPU_CONTENDERS, KERNELS, MAIN, MAIN_FLOAT32, STAGE_TWO
+from gpu_clocks import read_clocks
 from report import describe_machine, line_up
 
 import kvmem
@@ -28,10 +29,13 @@ COLUMNS = (
     ("triton x eager", ("times_faster", "triton", "eager"), ".1f"),
     ("triton launches", ("launches", "triton"), "d"),
     ("triton peak/eager", ("peak_over_eager", "triton"), ".0%"),
+    *((f"{name} graph ms", ("graph_milliseconds", name), ".4f") for name in GPU_CONTENDERS),
+    ("bound spread", ("bound_spread",), ".1%"),
 )
 LEGEND = (
     "the GPU's time: medians of interleaved rounds, from cold caches, launches queued ahead; x: times faster than that",
     "bound: copying h (forward), reading two and writing one tensor like h (backward), or both",
+    "graph: the same call, captured as a CUDA graph and replayed; bound spread: between two medians of the bound",
     "x, launches and peak are those of the CUDA kernels where a title doesn't begin with triton",
 )
 
@@ -127,6 +131,7 @@ def describe_gpu() -> dict[str, object]:
         "multiprocessors": properties.multi_processor_count,
         "memory_bytes": properties.total_memory,
         "l2_bytes": properties.L2_cache_size,
+        "clocks": read_clocks(),
         "cuda": torch.version.cuda,
         "hip": torch.version.hip,
         **{f"{name}_backend": repr(kvmem.backends()[name]) for name in KERNELS},

@@ -6,14 +6,25 @@ from statistics import median
 import torch
 from cases import Case
 from gpu_cases import KERNELS, make_bounds, make_gpu_contenders
+from gpu_clocks import read_clocks
+from gpu_graphs import captured, measuring_stream
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 ROUNDS, WARMUP_ROUNDS = 30, 4
-FLUSH_BYTES = 256 << 20  # several times the second-level cache
+FLUSH_BYTES, FLUSH_CACHES = 256 << 20, 4  # a buffer of at least so many bytes and second-level caches
 # Before every call the GPU waits about this long, so that the call's launches are queued when it starts.
 WAIT_CYCLES = 4_000_000
 GEMM_SIZE = 8192
+BOUND, BOUND_AGAIN = "bound", "bound again"
+
+
+def make_flush() -> Callable[[], object]:
+    """Empties the caches by reading: a buffer that was written would still have to go out when the call begins."""
+    size = max(FLUSH_BYTES, FLUSH_CACHES * torch.cuda.get_device_properties(0).L2_cache_size)
+    buffer = torch.zeros(size // 4, device="cuda")
+    total = torch.empty((), device="cuda")
+    return lambda: torch.sum(buffer, dim=0, out=total)
 
 
 def interleave_on_gpu(functions: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, list[float]]:
@@ -21,13 +32,13 @@ def interleave_on_gpu(functions: dict[str, Callable[[], object]], rounds: int = 
     for _ in range(WARMUP_ROUNDS):
         for function in functions.values():
             function()
-    flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+    flush = make_flush()
     events = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             torch.cuda._sleep(WAIT_CYCLES)
-            flush.zero_()
+            flush()
             begin.record()
             function()
             end.record()
@@ -85,20 +96,30 @@ def gemm_rates() -> dict[str, float]:
 
 
 class GpuMeasurement:
-    """One case in one direction: seconds of each round for the contenders and the bound, launches and peak memory."""
+    """One case in one direction: seconds of each round for the contenders and the bound, launches and peak memory.
+
+    The bound runs twice in a round, first and last: the difference says how much of the others' is chance. The
+    contenders' CUDA graphs come last, in rounds of their own, since a capture that fails may leave CUDA in disorder.
+    """
 
     def __init__(self, case: Case, direction: str, compiled: bool, kernels: tuple[str, ...] = KERNELS) -> None:
         self.case, self.direction = case, direction
-        contenders = make_gpu_contenders(case, direction, compiled, kernels)
-        self.seconds = interleave_on_gpu(contenders | {"bound": make_bounds(case)[direction]})
-        plain = [name for name in (*KERNELS, "eager") if name in contenders]
-        self.queued = {name: host_and_gpu_seconds(contenders[name]) for name in plain}
-        self.kernels = {name: launched_kernels(contenders[name]) for name in plain}
-        self.peaks = {name: peak_bytes(function) for name, function in contenders.items()}
+        with measuring_stream():
+            contenders = make_gpu_contenders(case, direction, compiled, kernels)
+            bound = make_bounds(case)[direction]
+            self.seconds = interleave_on_gpu({BOUND: bound, **contenders, BOUND_AGAIN: bound})
+            self.clocks = read_clocks()
+            plain = [name for name in (*KERNELS, "eager") if name in contenders]
+            self.queued = {name: host_and_gpu_seconds(contenders[name]) for name in plain}
+            self.kernels = {name: launched_kernels(contenders[name]) for name in plain}
+            self.peaks = {name: peak_bytes(function) for name, function in contenders.items()}
+            replays, self.uncaptured = captured(contenders)
+            self.graph_seconds = interleave_on_gpu(replays)
 
     def summary(self) -> dict[str, object]:
         """Medians in milliseconds, their ratios by name of the kernels, and the rest; what didn't run is left out."""
         times = {name: median(seconds) for name, seconds in self.seconds.items()}
+        again = times.pop(BOUND_AGAIN)
         kernels = [name for name in KERNELS if name in times]
         others = [name for name in ("eager", "compiled", "sdpa") if name in times]
         image = self.case.batch * self.case.image_channels * self.case.size**2 * self.case.dtype.itemsize
@@ -108,14 +129,18 @@ class GpuMeasurement:
             "direction": self.direction,
             "dtype": str(self.case.dtype).removeprefix("torch."),
             "milliseconds": {name: seconds * 1e3 for name, seconds in times.items()},
-            "fastest_milliseconds": {name: min(seconds) * 1e3 for name, seconds in self.seconds.items()},
+            "graph_milliseconds": {name: median(seconds) * 1e3 for name, seconds in self.graph_seconds.items()},
+            "not_captured": self.uncaptured,
+            "bound_spread": abs(again - times[BOUND]) / min(again, times[BOUND]),
+            "clocks": self.clocks,
+            "fastest_milliseconds": {name: min(self.seconds[name]) * 1e3 for name in times},
             "back_to_back_milliseconds": {name: seconds * 1e3 for name, seconds in self.queued.items()},
             "times_faster": {name: {other: times[other] / times[name] for other in others} for name in kernels},
-            "over_bound": {name: times[name] / times["bound"] for name in kernels},
+            "over_bound": {name: times[name] / times[BOUND] for name in kernels},
             "triton_over_cuda": times["triton"] / times["cuda"] if len(kernels) == len(KERNELS) else None,
             "bytes": traffic,
             "flops": self.case.flops(self.direction),
-            "bytes_per_second": {name: traffic / times[name] for name in (*kernels, "bound")},
+            "bytes_per_second": {name: traffic / times[name] for name in (*kernels, BOUND)},
             "launches": {name: len(launched) for name, launched in self.kernels.items()},
             "kernels": {name: self.kernels[name] for name in kernels},
             "peak_bytes": self.peaks,

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +38,20 @@ def measured(benchmarks, monkeypatch):
         monkeypatch.setattr(timing, "make_gpu_contenders", lambda *_: dict(functions))
         monkeypatch.setattr(timing, "make_bounds", lambda case: {direction: bound})
         rounds = {name: [value / 1e3] * 3 for name, value in milliseconds.items()}
-        monkeypatch.setattr(timing, "interleave_on_gpu", lambda _: rounds)
+        rounds[timing.BOUND_AGAIN] = [1.02 * value for value in rounds["bound"]]
+        replays = {name: f"{name} replayed" for name in functions}
+        rounds |= {replays[name]: [value / 2 for value in rounds[name]] for name in functions}
+
+        def interleave(given):
+            """By the function, or by the name where two names are of one function."""
+            return {
+                name: rounds[function if function in replays.values() else name] for name, function in given.items()
+            }
+
+        monkeypatch.setattr(timing, "measuring_stream", nullcontext)
+        monkeypatch.setattr(timing, "interleave_on_gpu", interleave)
+        monkeypatch.setattr(timing, "captured", lambda _: (replays, {"sdpa": "no capture"}))
+        monkeypatch.setattr(timing, "read_clocks", lambda: {"multiprocessors_mhz": "1980"})
         monkeypatch.setattr(timing, "host_and_gpu_seconds", lambda name: 2 * milliseconds[name] / 1e3)
         monkeypatch.setattr(timing, "launched_kernels", lambda name: ["kernel"] * launches.get(name, 20))
         monkeypatch.setattr(timing, "peak_bytes", peaks.get)
@@ -95,6 +109,50 @@ def test_a_bar_is_met_or_not_and_missing_where_it_was_not_measured(record):
         "B=10, 64², bfloat16: triton backward, x eager": True,
         "B=10, 64², bfloat16: triton launches backward": False,
     }
+
+
+def test_graphs_clocks_and_the_spread_of_the_bound_are_recorded(record, benchmarks):
+    summary = record["results"][0]
+    assert summary["graph_milliseconds"]["cuda"] == pytest.approx(0.025)
+    assert summary["graph_milliseconds"].keys() == {"cuda", "triton", "eager", "compiled", "sdpa"}
+    assert summary["not_captured"] == {"sdpa": "no capture"}
+    assert summary["bound_spread"] == pytest.approx(0.02)
+    assert summary["clocks"] == {"multiprocessors_mhz": "1980"}
+    assert set(summary["milliseconds"]) == {"cuda", "triton", "eager", "compiled", "sdpa", "bound"}
+    titles, row, *_ = benchmarks("gpu_report").gpu_rows(record["results"])
+    assert row[titles.index("cuda graph ms")] == "0.0250"
+    assert row[titles.index("bound spread")] == "2.0%"
+
+
+@pytest.mark.parametrize(
+    "says, found",
+    [
+        ("echo '1980, 1980, 2619, 0x0, 41, 320.5'", "1980"),
+        ("echo '1980, 2619'", None),
+        ("echo nothing >&2; exit 9", None),
+    ],
+)
+def test_clocks_are_what_nvidia_smi_says(benchmarks, monkeypatch, tmp_path, says, found):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{says}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="1234"))
+    clocks = benchmarks("gpu_clocks").read_clocks()
+    assert (clocks and clocks["multiprocessors_mhz"]) == found
+
+
+def test_without_nvidia_smi_there_are_no_clocks(benchmarks, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert benchmarks("gpu_clocks").read_clocks() is None
+
+
+def test_a_call_that_cannot_be_captured_says_why(benchmarks):
+    """On a machine without a GPU none can."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    replays, reasons = benchmarks("gpu_graphs").captured({"eager": lambda: None})
+    assert replays == {} and set(reasons) == {"eager"}
 
 
 def test_the_tables_and_the_roofline_come_from_the_record(record, tmp_path):

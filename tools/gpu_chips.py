@@ -58,7 +58,7 @@ class Chip:
 
 # Which processing clusters have 18 multiprocessors and which 16 differs from part to part. The cache's bandwidth is no
 # data sheet's number: about 0.6 of 5120 bytes a clock (Ampere white paper), as others measured.
-HOPPER = (18, 18, 16, 16, 16, 16, 16, 16)
+HOPPER, UNEVEN = (18, 18, 16, 16, 16, 16, 16, 16), (18, 18, 18, 16, 16, 16, 16, 14)
 BLACKWELL = (20, 18, 18, 18, 20, 18, 18, 18)
 KIB, MIB = 1 << 10, 1 << 20
 CHIPS = (

@@ -10,7 +10,7 @@ import gpu_serial as serial
 from gpu_chips import Chip
 from gpu_issue import unit_clocks, warp_clocks
 from gpu_phases import RESIDENT, WARPS, Phase, Prediction
-from gpu_plan import GROUPS, TILE, WARP_POSITIONS, Launch, Shape, Tiles, tiles_of
+from gpu_plan import GROUPS, TILE, WARP_POSITIONS, Launch, Shape, Tiles, divide_up, tiles_of
 from machine_code import Kernel
 
 PORT_BYTES_A_CLOCK = 64  # from the second-level cache into a multiprocessor
@@ -38,7 +38,7 @@ def waves_of(chip: Chip, batch: int, cluster: int, blocks: int) -> list[Wave]:
     """blocks: that a multiprocessor has room for. A wave that doesn't fill the chip spreads over it."""
     resident, alone = chip.clusters(cluster, blocks), chip.clusters(cluster, 1)
     sizes = [min(resident, batch - first) for first in range(0, batch, resident)]
-    return [Wave(clusters, min(blocks, -(-clusters // alone))) for clusters in sizes]
+    return [Wave(clusters, min(blocks, divide_up(clusters, alone))) for clusters in sizes]
 
 
 def predict_clusters(found: Prediction, chip: Chip, launches: list[Launch], kernels: list[Kernel]) -> None:
@@ -46,6 +46,7 @@ def predict_clusters(found: Prediction, chip: Chip, launches: list[Launch], kern
     kernel = launch.code(kernels)
     loop = _main_loop(kernel, chip)
     found.blocks = launch.blocks_a_multiprocessor(chip, kernel)
+    found.cluster = launch.cluster
     found.resident = chip.clusters(launch.cluster, found.blocks)
     found.instructions = loop.instructions
     waves = waves_of(chip, shape.batch, launch.cluster, found.blocks)

@@ -9,7 +9,7 @@ import gpu_serial as serial
 from gpu_chips import Chip
 from gpu_issue import unit_clocks
 from gpu_phases import RESIDENT, WARPS, Phase, Prediction
-from gpu_plan import WARP_POSITIONS, Launch, Shape
+from gpu_plan import WARP_POSITIONS, Launch, Shape, divide_up
 from machine_code import Kernel, count_products
 
 # Matrix products of 16 positions, as the cluster kernels have them, which the general ones have at least.
@@ -68,7 +68,9 @@ def _general_units(chip: Chip, shape: Shape, launch: Launch, kernel: Kernel) -> 
     """Seconds of the units: the code of the products' loops as often as there are products, the rest once a tile."""
     products, looped, rest = _products_and_rest(kernel, chip)
     positions = shape.batch * shape.positions
-    rounds = -(-launch.blocks // chip.multiprocessors) * chip.multiprocessors / launch.blocks  # the last isn't full
+    rounds = (
+        divide_up(launch.blocks, chip.multiprocessors) * chip.multiprocessors / launch.blocks
+    )  # the last isn't full
     often = positions / WARP_POSITIONS * PRODUCTS[shape.direction, shape.item] / products
     once = positions / TILE * WARPS
     clocks = {unit: often * looped[unit] + once * rest[unit] for unit in looped}

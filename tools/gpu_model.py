@@ -15,11 +15,11 @@ from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
-from gpu_chips import CHIPS, Chip, chip_of
+from gpu_chips import CHIPS, UNEVEN, Chip, chip_of
 from gpu_clusters import predict_clusters
 from gpu_general import predict_general
 from gpu_phases import FIRST_LAUNCH, NEXT_LAUNCH, Phase, Prediction
-from gpu_plan import Shape, plan
+from gpu_plan import Launch, Shape, other_plans, plan
 from machine_code import Kernel, architectures, find_tool, read_kernels
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +64,9 @@ UNKNOWN = (
     "the serial phases to better than a factor of two: trip counts are read off the source by hand, latencies are "
     "others' measurements, how waits overlap is a guess",
     "what units reach together: in the main loop the busiest is taken at its full rate, without bank conflicts",
-    "how many clusters run at a time: which processing clusters have 16 multiprocessors, which more, differs by part",
+    "how many clusters run at a time, on which the plan depends too: how many multiprocessors a processing cluster has "
+    "differs by part. An uneven H100, with 18, 18, 18, 16, 16, 16, 16 and 14 of them, takes 7 clusters of 16 blocks "
+    "instead of 8, or 15 instead of 16",
     "clocks under load, and the driver: it takes boost clocks, 90 % of the data sheet's bandwidth for the kernels and "
     "the copy, 2 µs for a call's first launch and 1 µs for each other",
     "what stays in the second-level cache: all that is read again, where it fits into three quarters of it",
@@ -90,9 +92,9 @@ def read_library(library: Path) -> dict[str, list[Kernel]]:
     return {architecture: read_kernels(library, architecture) for architecture in wanted}
 
 
-def predict(chip: Chip, shape: Shape, kernels: list[Kernel]) -> Prediction:
-    """kernels: the machine code that the chip runs."""
-    launches = plan(chip, shape)
+def predict(chip: Chip, shape: Shape, kernels: list[Kernel], launches: list[Launch] | None = None) -> Prediction:
+    """kernels: the machine code that the chip runs; launches: those of the plan, unless others are given."""
+    launches = launches or plan(chip, shape, kernels)
     cluster = launches[0].kernel.startswith("cluster")
     bound = FIRST_LAUNCH + shape.traffic / chip.copy_bandwidth
     path = "cluster" if cluster else "general"
@@ -105,6 +107,13 @@ def predict(chip: Chip, shape: Shape, kernels: list[Kernel]) -> Prediction:
     return found
 
 
+def fastest(chip: Chip, shape: Shape, kernels: list[Kernel]) -> Prediction:
+    """With the number of blocks an image by which the model predicts the least time, whatever the plan says."""
+    first, *rest = plan(chip, shape, kernels)
+    others = other_plans(chip, shape, first, kernels)
+    return min((predict(chip, shape, kernels, [other, *rest]) for other in others), key=lambda p: p.lockstep)
+
+
 def predictions(kernels: dict[str, list[Kernel]]) -> list[Prediction]:
     return [predict(chip, shape, kernels[chip.code]) for chip in CHIPS for shape in SHAPES]
 
@@ -113,39 +122,54 @@ def microseconds(seconds: float) -> str:
     return f"{seconds * 1e6:.1f}"
 
 
-TITLES = ("chip", "case", "direction", "waves × clusters", "load", "serial", "loop", "store", "rest")
-TITLES += ("predicted, µs", "at best", "copy", "predicted / copy", "limiter")
+TITLES = ("chip", "case", "direction", "waves × clusters of blocks", "load", "serial", "loop", "store", "rest")
+TITLES += ("predicted, µs", "at best", "copy", "predicted / copy", "faster", "limiter")
 
 
-def markdown(found: list[Prediction]) -> list[str]:
+def markdown(found: list[Prediction], kernels: dict[str, list[Kernel]]) -> list[str]:
     """The table of the shown shapes, one row a chip and shape."""
     lines = ["| " + " | ".join(TITLES) + " |", "|" + "---|" * len(TITLES)]
     for prediction in sorted(found, key=lambda p: SHOWN.index(p.shape) if p.shape in SHOWN else -1):
         if prediction.shape in SHOWN:
-            lines.append("| " + " | ".join(_cells(prediction)) + " |")
+            lines.append("| " + " | ".join(_cells(prediction, kernels)) + " |")
     return lines
 
 
-def _cells(p: Prediction) -> list[str]:
+def _cells(p: Prediction, kernels: dict[str, list[Kernel]]) -> list[str]:
     phases = ("load", "serial", "loop", "store")
     known = [microseconds(p.phases[name].seconds) if name in p.phases else "" for name in phases]
     rest = sum(phase.seconds for name, phase in p.phases.items() if name not in phases)
-    waves = f"{p.waves} × {min(p.resident, p.shape.batch)}" if p.resident else "general"
+    waves = f"{p.waves} × {min(p.resident, p.shape.batch)} of {p.cluster}" if p.resident else "general"
+    other = ""
+    if p.resident:
+        chip = chip_of(p.chip)
+        best = fastest(chip, p.shape, kernels[chip.code])
+        other = "" if best.lockstep > 0.99 * p.lockstep else f"{best.cluster}: {microseconds(best.lockstep)}"
     times = [microseconds(seconds) for seconds in (rest, p.lockstep, p.spread, p.bound)]
-    return [p.chip, p.shape.case, p.shape.direction, waves, *known, *times, f"{p.lockstep / p.bound:.2f}", p.limiter]
+    return [
+        p.chip,
+        p.shape.case,
+        p.shape.direction,
+        waves,
+        *known,
+        *times,
+        f"{p.lockstep / p.bound:.2f}",
+        other,
+        p.limiter,
+    ]
 
 
 def judge(kernels: dict[str, list[Kernel]]) -> list[dict[str, object]]:
     """The bars on an H100: value as predicted and at best, whether the prediction meets them, and how surely.
 
-    fewer: predicted where one of the processing clusters takes no cluster of 16 blocks. serial_times: how many times as
-    long as estimated the serial phases may be for the bar to be met.
+    uneven: predicted for a part whose processing clusters differ more in size. serial_times: how many times as long as
+    estimated the serial phases may be for the bar to be met.
     """
     chip = chip_of("H100")
-    smaller = replace(chip, processing_clusters=chip.processing_clusters[1:])
+    uneven_chip = replace(chip, processing_clusters=UNEVEN)
     results = []
     for bar in BARS:
-        p, fewer = (predict(part, bar.shape, kernels[chip.code]) for part in (chip, smaller))
+        p, uneven = (predict(part, bar.shape, kernels[chip.code]) for part in (chip, uneven_chip))
         scale = 1 / p.bound if bar.times_copy else 1e6
         value = p.lockstep * scale
         results.append(
@@ -153,7 +177,7 @@ def judge(kernels: dict[str, list[Kernel]]) -> list[dict[str, object]]:
                 "bar": f"{bar.shape.case}, {bar.shape.direction}, {'times the copy' if bar.times_copy else 'µs'}",
                 "predicted": value,
                 "at_best": p.spread * scale,
-                "fewer": fewer.lockstep * scale,
+                "uneven": uneven.lockstep * scale,
                 "serial_times": 1 + (bar.most - value) / scale / p.phases["serial"].seconds,
                 "at_most": bar.most,
                 "met": value <= bar.most,
@@ -165,7 +189,7 @@ def judge(kernels: dict[str, list[Kernel]]) -> list[dict[str, object]]:
 def format_bars(bars: list[dict[str, object]]) -> list[str]:
     return [
         f"{'pass' if bar['met'] else 'FAIL'}  {bar['bar']}: predicted {bar['predicted']:.3g}, bar <= {bar['at_most']:g}"
-        f"; at best {bar['at_best']:.3g}; with a processing cluster fewer {bar['fewer']:.3g}; "
+        f"; at best {bar['at_best']:.3g}; on an uneven part {bar['uneven']:.3g}; "
         f"met up to {bar['serial_times']:.1f} times the serial phases"
         for bar in bars
     ]
@@ -182,7 +206,8 @@ def summary(p: Prediction) -> dict[str, object]:
         "limiter": p.limiter,
         "phases": {name: [round(phase.seconds * 1e6, 3), phase.limiter] for name, phase in p.phases.items()},
         **{
-            key: getattr(p, key) for key in ("path", "launches", "waves", "resident", "blocks", "instructions", "moved")
+            key: getattr(p, key)
+            for key in ("path", "launches", "waves", "resident", "cluster", "blocks", "instructions", "moved")
         },
     }
 
@@ -235,7 +260,7 @@ def main() -> None:
     kernels = read_library(arguments.library)
     found, bars = predictions(kernels), judge(kernels)
     unknown = [f"- {line}" for line in UNKNOWN]
-    print("\n".join(["Predicted, not measured.", "", *markdown(found), "", *format_bars(bars), ""]))
+    print("\n".join(["Predicted, not measured.", "", *markdown(found, kernels), "", *format_bars(bars), ""]))
     print("\n".join(["What it can't know:", *unknown]))
     if arguments.json:
         write(arguments.json, arguments.library, found, bars)

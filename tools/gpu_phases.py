@@ -35,7 +35,8 @@ class Prediction:
     lockstep: seconds where all clusters of a wave do the same at the same time, so that memory stands still while they
     compute: the prediction. spread: where clusters drift so far apart that only the busiest unit counts: at best.
     bound: seconds of the copy. instructions: of the main loop, a warp and 16 positions; 0 on the general path.
-    resident: clusters at a time; blocks: of them on a multiprocessor. moved: bytes between memory and chip.
+    resident: clusters at a time; cluster: blocks of one; blocks: of them on a multiprocessor. moved: bytes between
+    memory and chip.
     """
 
     chip: str
@@ -47,6 +48,7 @@ class Prediction:
     spread: float = 0.0
     waves: int = 1
     resident: int = 0
+    cluster: int = 0
     blocks: int = 0
     instructions: int = 0
     moved: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -74,8 +74,12 @@ class Launch:
 
     def blocks_a_multiprocessor(self, chip: Chip, kernel: Kernel) -> int:
         """As many as registers, warps and shared memory allow; the system takes 1 KiB of the last for each."""
+        return min(self.blocks_by_registers(chip, kernel), chip.shared // (self.shared + 1024))
+
+    def blocks_by_registers(self, chip: Chip, kernel: Kernel) -> int:
+        """As many as registers and warps allow."""
         registers = (kernel.registers + 7) // 8 * 8 * self.threads
-        return min(chip.registers // registers, chip.warps * 32 // self.threads, chip.shared // (self.shared + 1024))
+        return min(chip.registers // registers, chip.warps * 32 // self.threads)
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,10 @@ class Tiles:
 
     group: int
     slots: int
+
+
+def divide_up(n: int, parts: int) -> int:
+    return -(-n // parts)
 
 
 @lru_cache
@@ -100,10 +108,17 @@ def planner() -> ModuleType:
     return module
 
 
-def plan(chip: Chip, shape: Shape) -> list[Launch]:
-    """The launches of a call, in order."""
+def plan(chip: Chip, shape: Shape, kernels: list[Kernel]) -> list[Launch]:
+    """The launches of a call, in order. kernels: the code that the chip runs; its registers decide the plan too."""
+    launches = _plan(chip, shape, 2)
+    return _plan(chip, shape, min(2, launches[0].blocks_by_registers(chip, launches[0].code(kernels))))
+
+
+def _plan(chip: Chip, shape: Shape, most_blocks: int) -> list[Launch]:
+    """Where registers have room for so many blocks on a multiprocessor."""
     module = planner()
     module.set_device(*chip.device())
+    module.set_room(chip.processing_clusters, most_blocks)
     try:
         return [
             _launch(given)
@@ -113,6 +128,7 @@ def plan(chip: Chip, shape: Shape) -> list[Launch]:
         ]
     finally:
         module.set_device()
+        module.set_room()
 
 
 def _launch(given: dict) -> Launch:
@@ -125,9 +141,32 @@ def _launch(given: dict) -> Launch:
 
 def tiles_of(chip: Chip, shape: Shape, launch: Launch) -> Tiles:
     """Of a cluster kernel. What a block holds beside its tiles is what it holds for an image of one tile."""
-    wanted = 1 if shape.direction == "forward" else 2  # slots that a tile takes
+    slot, fixed, _ = _room(chip, shape)
+    return Tiles(_group(shape, launch.cluster), (launch.shared - fixed) // slot)
+
+
+def other_plans(chip: Chip, shape: Shape, launch: Launch, kernels: list[Kernel]) -> list[Launch]:
+    """A cluster kernel's launch with other numbers of blocks an image, and of blocks that share a multiprocessor."""
+    slot, fixed, of_a_tile = _room(chip, shape)
+    found = []
+    for cluster in (1, 2, 4, 8, 16):
+        for blocks in range(1, launch.blocks_by_registers(chip, launch.code(kernels)) + 1):
+            limit = min(chip.shared // blocks - 1024, chip.block_shared)
+            slots = min((limit - fixed) // slot, _group(shape, cluster) * of_a_tile)
+            if slots >= of_a_tile:
+                sizes = {"blocks": shape.batch * cluster, "cluster": cluster, "shared": fixed + slots * slot}
+                found.append(replace(launch, **sizes))
+    return found
+
+
+def _group(shape: Shape, cluster: int) -> int:
+    """Tiles of a group of warps."""
+    return divide_up(divide_up(shape.positions, TILE), cluster * GROUPS)
+
+
+def _room(chip: Chip, shape: Shape) -> tuple[int, int, int]:
+    """Bytes of a slot of both groups, bytes that a block holds beside them, slots that a tile takes."""
+    of_a_tile = 1 if shape.direction == "forward" else 2
     slot = GROUPS * TILE * CHANNELS * shape.item
-    smallest, *_ = plan(chip, Shape(1, 8, shape.dtype, shape.direction))
-    fixed = smallest.shared - wanted * slot
-    tiles = -(-shape.positions // TILE)
-    return Tiles(-(-tiles // (launch.cluster * GROUPS)), (launch.shared - fixed) // slot)
+    smallest, *_ = _plan(chip, Shape(1, 8, shape.dtype, shape.direction), 2)
+    return slot, smallest.shared - of_a_tile * slot, of_a_tile

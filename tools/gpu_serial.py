@@ -7,7 +7,7 @@ as one wait.
 
 from __future__ import annotations
 
-from gpu_plan import CHANNELS, SLOTS, WORD_CHANNELS
+from gpu_plan import CHANNELS, SLOTS, WORD_CHANNELS, divide_up
 
 # Clocks: a number from shared memory, from the second-level cache, from memory; a barrier of a block; a barrier of a
 # cluster with what was written to other blocks before it; a dependent operation of a chain; a number of shared memory
@@ -18,24 +18,22 @@ MEMORY_CHANNELS = 2 * CHANNELS
 ROWS = MEMORY_CHANNELS + 1  # of the memory and of the scalar write gate
 
 
-def trips(count: int, workers: int) -> int:
-    return -(-count // workers)
-
-
 def words(ranks: int, item: int) -> int:
     """φ(W_w w + b_w) and A w: a row a warp, words in batches of four."""
-    batches = trips(SLOTS, 4) * trips(WORD_CHANNELS, 32 * 16 // item)
-    return MEMORY + trips(ROWS, ranks * WARPS) * (CACHE + batches * (CACHE // 2 + 4 * 16 // item * CHAIN) + 31 * CHAIN)
+    batches = divide_up(SLOTS, 4) * divide_up(WORD_CHANNELS, 32 * 16 // item)
+    return MEMORY + divide_up(ROWS, ranks * WARPS) * (
+        CACHE + batches * (CACHE // 2 + 4 * 16 // item * CHAIN) + 31 * CHAIN
+    )
 
 
 def image_part(item: int) -> int:
     """φ(W_r r + b_r) and B r: a row a thread."""
-    return CACHE * trips(CHANNELS, 4 * 16 // item) + CHANNELS * PIPED + BARRIER
+    return CACHE * divide_up(CHANNELS, 4 * 16 // item) + CHANNELS * PIPED + BARRIER
 
 
 def read_out(ranks: int) -> int:
     """k and v: a row of K or V a warp, a slot a lane, the row's weights by shuffles."""
-    return trips(2 * CHANNELS, ranks * WARPS) * (CACHE + MEMORY_CHANNELS * PIPED)
+    return divide_up(2 * CHANNELS, ranks * WARPS) * (CACHE + MEMORY_CHANNELS * PIPED)
 
 
 def response() -> int:
@@ -45,15 +43,15 @@ def response() -> int:
 
 def fill(columns: int = 24) -> int:
     """A table of the matrix units, from numbers in shared memory."""
-    return trips(CHANNELS * columns, THREADS) * (SHARED + 6 * CHAIN) + BARRIER
+    return divide_up(CHANNELS * columns, THREADS) * (SHARED + 6 * CHAIN) + BARRIER
 
 
 def forward(ranks: int, item: int) -> int:
     """Between the last tile's arrival and the first pass over positions, on the cluster path."""
     sums = SHARED + 16 * CHAIN + BARRIER + 16 * PIPED
     mean = CLUSTER + 2 * ranks * PIPED + BARRIER
-    fetched = trips(ROWS * SLOTS, 4 * THREADS) * CACHE
-    memory = trips(MEMORY_CHANNELS * SLOTS, THREADS) * (2 * SHARED + 12 * CHAIN) + BARRIER
+    fetched = divide_up(ROWS * SLOTS, 4 * THREADS) * CACHE
+    memory = divide_up(MEMORY_CHANNELS * SLOTS, THREADS) * (2 * SHARED + 12 * CHAIN) + BARRIER
     exchange = ranks * PIPED + CLUSTER
     return sums + mean + fetched + image_part(item) + memory + read_out(ranks) + exchange + 2 * fill() + response()
 
@@ -67,19 +65,24 @@ def backward(ranks: int) -> int:
     """From the last pass over positions to the mean's gradient, on the cluster path."""
     groups = 3 * BARRIER + 3 * 6 * SHARED + 48 * PIPED
     sums = 2 * CLUSTER + (48 + 2 * ranks) * PIPED + BARRIER
-    read = trips(CHANNELS, ranks * WARPS) * (2 * CACHE + 2 * ranks * PIPED) + ranks * 2 * PIPED + CLUSTER
+    read = divide_up(CHANNELS, ranks * WARPS) * (2 * CACHE + 2 * ranks * PIPED) + ranks * 2 * PIPED + CLUSTER
     return groups + sums + read + memory_rows(ranks) + CLUSTER + mean_gradient()
 
 
 def memory_rows(ranks: int) -> int:
     """dm and what follows: a channel of the memory a warp, two shuffles and two numbers for each of the image's."""
     a_row = 2 * CACHE + CHANNELS * 2 * PIPED + 2 * CACHE + 5 * SHARED
-    return trips(MEMORY_CHANNELS, ranks * WARPS) * a_row + BARRIER + WARPS * PIPED + ranks * PIPED
+    return divide_up(MEMORY_CHANNELS, ranks * WARPS) * a_row + BARRIER + WARPS * PIPED + ranks * PIPED
 
 
 def mean_gradient() -> int:
     """dr, by every block for itself."""
-    return trips(CHANNELS, 32) * trips(MEMORY_CHANNELS, 8 * WARPS) * CACHE + 2 * CACHE + 2 * BARRIER + WARPS * PIPED
+    return (
+        divide_up(CHANNELS, 32) * divide_up(MEMORY_CHANNELS, 8 * WARPS) * CACHE
+        + 2 * CACHE
+        + 2 * BARRIER
+        + WARPS * PIPED
+    )
 
 
 def memory_forward(ranks: int, item: int, chunks: int) -> int:
@@ -90,10 +93,10 @@ def memory_forward(ranks: int, item: int, chunks: int) -> int:
 
 def memory_backward(ranks: int, chunks: int) -> int:
     """The same for backward, after adding up the chunks' sums."""
-    added = trips(2 * CHANNELS * SLOTS, ranks * THREADS) * trips(chunks, 4) * CACHE
+    added = divide_up(2 * CHANNELS * SLOTS, ranks * THREADS) * divide_up(chunks, 4) * CACHE
     return added + memory_rows(ranks) + 3 * CLUSTER + mean_gradient()
 
 
 def parameters(batch: int) -> int:
     """The products over images and slots: a block's warps take the images in turn."""
-    return trips(batch, WARPS) * (2 * CACHE + 32 * SLOTS + 10 * SLOTS) + MEMORY + 8 * SHARED
+    return divide_up(batch, WARPS) * (2 * CACHE + 32 * SLOTS + 10 * SLOTS) + MEMORY + 8 * SHARED

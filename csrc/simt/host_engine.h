@@ -103,6 +103,9 @@ void record_only(bool only);
 // 0: lanes and warps in their order, copies as late as possible; else a random order, the same for the same seed.
 void set_seed(uint64_t seed);
 void set_device(const Device& device, int largest_cluster);
+// Where clusters of blocks lie: the multiprocessors of each part of the device that a cluster doesn't reach beyond (none:
+// it has no parts), and the most blocks that a multiprocessor's registers have room for.
+void set_room(std::vector<int> parts, int most_blocks);
 const Device& device_in_use();
 int64_t devices_set();  // how often set_device was called
 int clusters_that_fit(const Launch& launch);

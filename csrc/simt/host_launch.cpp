@@ -13,6 +13,8 @@ constexpr size_t kSharedAlignment = 1024;
 Device chosen_device{90, 132, 232448, 233472};
 int64_t times_chosen = 0;
 int chosen_largest_cluster = 16;
+std::vector<int> chosen_parts;
+int chosen_most_blocks = 2;
 bool recording_only = false;
 
 void run_thread() {
@@ -140,6 +142,11 @@ void set_device(const Device& device, int largest_cluster) {
   chosen_largest_cluster = largest_cluster;
 }
 
+void set_room(std::vector<int> parts, int most_blocks) {
+  chosen_parts = std::move(parts);
+  chosen_most_blocks = most_blocks;
+}
+
 const Device& device_in_use() { return chosen_device; }
 
 int64_t devices_set() { return times_chosen; }
@@ -148,9 +155,13 @@ int clusters_that_fit(const Launch& launch) {
   const Device& d = chosen_device;
   if (launch.shared_bytes > d.block_shared || launch.cluster > chosen_largest_cluster) return 0;
   if (launch.cluster > 1 && d.capability < 90) return 0;
-  // One block a multiprocessor, or two where their shared memory has room: what kernels' registers allow isn't known here.
+  // One block a multiprocessor, or two where shared memory and, by set_room, registers have room for them.
   constexpr int reserved = 1024;
-  return d.multiprocessors / launch.cluster * (2 * (launch.shared_bytes + reserved) <= d.shared ? 2 : 1);
+  const int blocks = std::min(2 * (launch.shared_bytes + reserved) <= d.shared ? 2 : 1, chosen_most_blocks);
+  if (chosen_parts.empty()) return d.multiprocessors / launch.cluster * blocks;
+  int clusters = 0;
+  for (const int multiprocessors : chosen_parts) clusters += multiprocessors * blocks / launch.cluster;
+  return clusters;
 }
 
 }  // namespace kvmem::simt::host

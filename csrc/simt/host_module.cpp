@@ -385,6 +385,7 @@ PYBIND11_MODULE(kvmem_simt, module) {
       py::arg("needs"));
   module.def("plan", plan, py::arg("direction"), py::arg("dtype"), py::arg("B"), py::arg("C"), py::arg("N"),
              py::arg("T"), py::arg("D"), py::arg("channels_last") = false);
+  module.def("set_room", simt::host::set_room, py::arg("parts") = std::vector<int>{}, py::arg("most_blocks") = 2);
   module.def("use_general_path", cuda::use_general_path);
   module.def(
       "set_device",

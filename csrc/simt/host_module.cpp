@@ -339,13 +339,15 @@ Arguments planned_arguments(const Sizes& sizes, const std::string& dtype, bool c
 py::list plan(const std::string& direction, const std::string& dtype, int64_t B, int64_t C, int64_t N, int64_t T,
               int64_t D, bool channels_last) {
   const Sizes sizes{B, C, N, T, D, 2 * C, 1, 1};
+  struct Recording {
+    Recording() { simt::host::record_only(true); }
+    ~Recording() { simt::host::record_only(false); }
+  } recording;
   simt::host::launched().clear();
-  simt::host::record_only(true);
   const char* error =
       direction == "forward"
           ? cuda::forward(planned_arguments<ForwardArguments>(sizes, dtype, channels_last), nullptr)
           : cuda::backward(planned_arguments<BackwardArguments>(sizes, dtype, channels_last), nullptr);
-  simt::host::record_only(false);
   if (error) throw std::runtime_error(error);
   return launches();
 }

@@ -68,6 +68,30 @@ def test_clusters_get_smaller_where_they_would_come_one_after_the_other(layer, b
     assert layer.backward["launches"][0]["cluster"] == cluster
 
 
+@pytest.mark.parametrize("name", ["sm_80", "sm_90"])
+def test_a_plan_is_what_a_run_launches(kvmem_simt, layer, device, name):
+    device(name)
+    batch, channels, (height, width), slots, word_channels = CLUSTER_SHAPES["odd height"]
+    problem = make_problem(*CLUSTER_SHAPES["odd height"], dtype=torch.bfloat16)
+    layer.run_forward(problem)
+    layer.run_backward(problem, problem.image, None)
+    sizes = batch, channels, height * width, slots, word_channels
+    for direction, call in (("forward", layer.forward), ("backward", layer.backward)):
+        assert kvmem_simt.plan(direction, "bfloat16", *sizes) == call["launches"]
+
+
+def test_clusters_lie_within_parts_of_the_device(kvmem_simt):
+    """Two parts of 8 multiprocessors have no room for a cluster of 16 blocks, one a multiprocessor."""
+    sizes = 4, 64, 128 * 128, 18, 256
+    try:
+        kvmem_simt.set_room([16] * 8, 1)
+        assert kvmem_simt.plan("forward", "float32", *sizes)[0]["cluster"] == 16
+        kvmem_simt.set_room([8] * 16, 1)
+        assert kvmem_simt.plan("forward", "float32", *sizes)[0]["cluster"] == 8
+    finally:
+        kvmem_simt.set_room()
+
+
 @pytest.mark.parametrize("detach_mean", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_launches_of_the_general_path(layer, dtype, detach_mean):

@@ -51,9 +51,9 @@ class Chip:
         """Clusters of so many blocks that run at a time, where `blocks` of them share a multiprocessor."""
         return sum(size * blocks // cluster for size in self.processing_clusters)
 
-    def device(self) -> tuple[int, int, int, int, int]:
+    def device(self) -> tuple[int, int, int, int, int, int]:
         """As kvmem_simt.set_device takes it."""
-        return self.capability, self.multiprocessors, self.block_shared, self.shared, self.largest_cluster
+        return self.capability, self.multiprocessors, self.block_shared, self.shared, self.largest_cluster, self.l2
 
 
 # Which processing clusters have 18 multiprocessors and which 16 differs from part to part. The cache's bandwidth is no

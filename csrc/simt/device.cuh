@@ -331,7 +331,7 @@ inline Device device() {
     devices[index] = {
         10 * read(cudaDevAttrComputeCapabilityMajor) + read(cudaDevAttrComputeCapabilityMinor),
         read(cudaDevAttrMultiProcessorCount), read(cudaDevAttrMaxSharedMemoryPerBlockOptin),
-        read(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
+        read(cudaDevAttrMaxSharedMemoryPerMultiprocessor), read(cudaDevAttrL2CacheSize)};
   });
   return devices[index];
 }

@@ -107,7 +107,7 @@ void set_device(const Device& device, int largest_cluster);
 // it has no parts), and the most blocks that a multiprocessor's registers have room for.
 void set_room(std::vector<int> parts, int most_blocks);
 const Device& device_in_use();
-int64_t devices_set();  // how often set_device was called
+int64_t devices_set();  // how often one of these two was called
 int clusters_that_fit(const Launch& launch);
 
 }  // namespace kvmem::simt::host

@@ -145,6 +145,7 @@ void set_device(const Device& device, int largest_cluster) {
 void set_room(std::vector<int> parts, int most_blocks) {
   chosen_parts = std::move(parts);
   chosen_most_blocks = most_blocks;
+  ++times_chosen;
 }
 
 const Device& device_in_use() { return chosen_device; }

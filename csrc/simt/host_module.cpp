@@ -391,9 +391,9 @@ PYBIND11_MODULE(kvmem_simt, module) {
   module.def("use_general_path", cuda::use_general_path);
   module.def(
       "set_device",
-      [](int capability, int multiprocessors, int block_shared, int shared, int largest_cluster) {
-        simt::host::set_device({capability, multiprocessors, block_shared, shared}, largest_cluster);
+      [](int capability, int multiprocessors, int block_shared, int shared, int largest_cluster, int cache) {
+        simt::host::set_device({capability, multiprocessors, block_shared, shared, cache}, largest_cluster);
       },
       py::arg("capability") = 90, py::arg("multiprocessors") = 132, py::arg("block_shared") = 232448,
-      py::arg("shared") = 233472, py::arg("largest_cluster") = 16);
+      py::arg("shared") = 233472, py::arg("largest_cluster") = 16, py::arg("cache") = 50 << 20);
 }

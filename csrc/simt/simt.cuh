@@ -56,6 +56,7 @@ struct Device {
   int multiprocessors;
   int block_shared;     // bytes of shared memory that a block can have
   int shared;           // bytes of shared memory of a multiprocessor
+  int cache = 50 << 20; // bytes of the second-level cache
 };
 
 struct alignas(16) Words4 {

@@ -66,17 +66,19 @@ struct Costs {
 constexpr int kBytesAClock = 14;
 
 // How long a cluster takes for an image, in clocks: not to be trusted by itself, but to compare plans by. Two blocks share a
-// multiprocessor's memory and schedulers; each hides half of what the other does alone.
-inline int64_t time_of_image(const Costs& costs, const ClusterPlan& plan, int blocks, int tile_bytes) {
+// multiprocessor's memory and schedulers; each hides half of what the other does alone. `together`: clusters at a time.
+inline int64_t time_of_image(const Costs& costs, const ClusterPlan& plan, int blocks, int tile_bytes, int together,
+                             int cache) {
   const int64_t bytes = int64_t{kGroups} * tile_bytes / kBytesAClock, steps = plan.group_tiles;
   const int64_t read = costs.reads * bytes, write = costs.writes * bytes;
   // A block's eight warps over four schedulers.
   const int64_t issue = 2 * costs.instructions;
   const int64_t alone = costs.reads_first ? read + larger_of(issue, write) : larger_of(issue, read + write);
-  // Forward reads h again, backward dh, which it has written, where they didn't stay: from the second-level cache, which is
-  // about twice as fast.
-  const int64_t held = plan.tile_slots - 2 * (costs.slots_a_tile - 1);
-  const int64_t again = larger_of(0, steps - held) * bytes * (costs.reads_first ? 1 : 2) / 2;
+  // Where tiles didn't stay, forward reads h again, and backward dh, which it has written: from the second-level cache,
+  // which is about twice as fast, if what all clusters have left there is still in it.
+  const int64_t gone = larger_of(0, steps - (plan.tile_slots - 2 * (costs.slots_a_tile - 1)));
+  const bool cached = 4 * together * plan.cluster * gone * kGroups * tile_bytes <= 3 * int64_t{cache};
+  const int64_t again = gone * bytes * (costs.reads_first ? 1 : 2) / (cached ? 2 : 1);
   return costs.serial / blocks + blocks * (steps * alone + again);
 }
 
@@ -103,7 +105,7 @@ ClusterPlan choose_plan(const Sizes& s, int fixed, int tile_bytes, const Costs& 
       plan.shared_bytes = fixed + kGroups * plan.tile_slots * tile_bytes;
       const int together = clusters_that_fit<kernel>({cluster, kClusterThreads, cluster, plan.shared_bytes, nullptr});
       if (together == 0) continue;
-      const int64_t time = divide_up(s.B, together) * time_of_image(costs, plan, blocks, tile_bytes);
+      const int64_t time = divide_up(s.B, together) * time_of_image(costs, plan, blocks, tile_bytes, together, chip.cache);
       if (best.fits && time >= least) continue;
       best = plan;
       least = time;

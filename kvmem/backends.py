@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import torch
 
-from kvmem import ops
+from kvmem import library, ops
 from kvmem.tracing import traced_as_constant
 from kvmem.triton.status import interpreted, triton_missing, triton_refusal
 
@@ -40,7 +40,7 @@ def backends() -> dict[str, BackendStatus]:
 
 def check_backend(backend: str) -> None:
     """Raises ValueError where no backend has the name, RuntimeError where it can't run in this process."""
-    if backend == "eager" or (backend == "cpu" and ops.AVAILABLE):
+    if backend == "eager" or (backend == "cpu" and library.AVAILABLE):
         return
     if backend not in NAMES:
         raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(map(repr, NAMES))}, or None to pick")
@@ -61,7 +61,7 @@ def pick_backend(backend: str | None, device: torch.device) -> str:
     chosen = backend or os.environ.get("KVMEM_BACKEND")
     if not chosen or chosen == "eager":
         return chosen or _best_backend(device)
-    if chosen == device.type == "cpu" and ops.AVAILABLE:
+    if chosen == device.type == "cpu" and library.AVAILABLE:
         return chosen
     if device.type == "cuda" and chosen in REFUSALS and REFUSALS[chosen](device.index) is None:
         return chosen
@@ -86,7 +86,7 @@ def pick_instead(name: str, backend: str | None, limit: str) -> str:
 
 
 def _best_backend(device: torch.device) -> str:
-    if device.type == "cpu" and ops.AVAILABLE:
+    if device.type == "cpu" and library.AVAILABLE:
         return "cpu"
     if device.type == "cuda":
         return next((name for name, refusal in REFUSALS.items() if refusal(device.index) is None), "eager")
@@ -94,12 +94,12 @@ def _best_backend(device: torch.device) -> str:
 
 
 def _cpu_status() -> BackendStatus:
-    if not ops.AVAILABLE:
+    if not library.AVAILABLE:
         return BackendStatus(
-            False, f"kvmem was installed without its compiled extension ({ops.LIBRARY.name} is missing)"
+            False, f"kvmem was installed without its compiled extension ({library.LIBRARY.name} is missing)"
         )
-    in_use = torch.ops.kvmem.cpu_isa("")
-    runnable = torch.ops.kvmem.cpu_isas().replace(",", ", ")
+    in_use = library.compiled.cpu_isa("")
+    runnable = library.compiled.cpu_isas().replace(",", ", ")
     return BackendStatus(True, f"fused C++, instruction set {in_use}, of: {runnable}")
 
 
@@ -136,7 +136,7 @@ def _cuda_architectures() -> str:
 @functools.cache
 def _cuda_missing() -> str | None:
     """Why the CUDA kernels can't run in this process, on whatever device; None where they can."""
-    if not ops.AVAILABLE:
+    if not library.AVAILABLE:
         return _cpu_status().reason
     if not ops.cuda_architectures():
         return "kvmem was built without CUDA: no nvcc or no CUDA build of torch was found, or KVMEM_CUDA was 0"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from kvmem import ops
+from kvmem import library
 from kvmem.reference import kv_memory_eager, memory_read_eager
 
 
@@ -16,7 +16,7 @@ def decompositions() -> dict[OpOverload, Callable[..., tuple[Tensor, ...]]]:
     The program then holds operators of PyTorch alone: for runtimes and compilers that know no others, and for processes
     without kvmem's library. Of programs that infer: what the operator keeps for a fused backward is left empty.
     """
-    namespaces = [ops.TRITON, *([ops.COMPILED] if ops.AVAILABLE else [])]
+    namespaces = [library.TRITON, *([library.COMPILED] if library.AVAILABLE else [])]
     forms = {"kv_memory": _kv_memory, "memory_read": _memory_read}
     return {
         getattr(getattr(torch.ops, namespace), name).default: form

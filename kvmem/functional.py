@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Required, Unpack
 
-from kvmem import ops
+from kvmem import library, ops
 from kvmem.backends import Backend, pick_backend, pick_instead
 from kvmem.checks import (
     ACTIVATIONS,
@@ -189,7 +189,7 @@ def _run(
     transformed = transform() if name != "eager" else None
     if name == "eager" or transformed == "eager":
         return kv_memory_eager(image, words, mask, weights, options)
-    operators = ops.TRITON if name == "triton" else ops.COMPILED
+    operators = library.TRITON if name == "triton" else library.COMPILED
     run = kv_memory_transformed if transformed else ops.kv_memory
     return run(operators, image, words, mask, weights, options, return_attention)
 

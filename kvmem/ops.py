@@ -7,18 +7,15 @@ eager form instead: correct to any order, not fast.
 import importlib
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from kvmem import library
 from kvmem.kept import layer_memory
+from kvmem.library import AVAILABLE, COMPILED, TRITON
 from kvmem.reference import kv_memory_reference
 
-LIBRARY = Path(__file__).with_name("_kernels.so")
-AVAILABLE = LIBRARY.exists()
-# The operators' namespaces: of the extension, for CPUs and CUDA, and of the Triton kernels.
-COMPILED, TRITON = "kvmem", "kvmem_triton"
 PARAMETERS = (
     "Tensor gate_word, Tensor gate_image, Tensor write_word_weight, Tensor write_word_bias, Tensor write_image_weight, "
     "Tensor write_image_bias, Tensor key_weight, Tensor key_bias, Tensor value_weight, Tensor value_bias, "
@@ -52,19 +49,19 @@ def kv_memory(
 
     operators: the namespace of the operators that compute it, COMPILED or TRITON.
     """
-    run = torch.ops.kvmem_triton.kv_memory if operators == TRITON else torch.ops.kvmem.kv_memory
+    run = library.triton.kv_memory if operators == TRITON else library.compiled.kv_memory
     out, attention, *_ = run(image, words, mask, *weights, *options, return_attention)
     return out, attention
 
 
 def cuda_architectures() -> list[str]:
     """What the CUDA kernels were compiled to, as ["sm_80", "sm_90", "compute_90"]; empty in a build without them."""
-    return list(filter(None, torch.ops.kvmem.cuda_architectures().split(",")))
+    return list(filter(None, library.compiled.cuda_architectures().split(",")))
 
 
 def cuda_version() -> int:
     """The CUDA that the kernels were built with, as 13000 for 13.0; 0 in a build without them."""
-    return torch.ops.kvmem.cuda_version()
+    return library.compiled.cuda_version()
 
 
 def _fake_forward(
@@ -162,14 +159,6 @@ def differentiable_gradients(
     return [next(remaining) if needed else None for needed in needs]
 
 
-def _load_library() -> None:
-    try:
-        torch.ops.load_library(LIBRARY)
-    except OSError as error:
-        remedy = f"reinstall kvmem to build it anew, or delete {LIBRARY} to run without it"
-        raise ImportError(f"kvmem's compiled extension can't be loaded: {remedy} ({error})") from error
-
-
 def _register(operators: str) -> None:
     """Fake kernels and autograd of a namespace's operators."""
     torch.library.register_fake(f"{operators}::kv_memory", partial(_fake_forward, operators))
@@ -183,7 +172,7 @@ def triton_function(module: str, name: str) -> Callable[..., tuple[Tensor, ...]]
     """A function of a module of kvmem/triton, which is imported with Triton when it is first called."""
 
     def run(*arguments: Tensor | bool | int | None) -> tuple[Tensor, ...]:
-        return getattr(importlib.import_module(f"kvmem.triton.{module}"), name)(*arguments)
+        return getattr(importlib.import_module(f"{__package__}.triton.{module}"), name)(*arguments)
 
     return run
 
@@ -198,7 +187,7 @@ def define_triton(schemas: tuple[str, str], module: str) -> None:
 
 
 if AVAILABLE:
-    _load_library()
+    library.load()
     _register(COMPILED)
 
 define_triton(SCHEMAS, "launch")

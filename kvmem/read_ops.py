@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kvmem import ops
+from kvmem import library, ops
 from kvmem.kept import given_memory
 from kvmem.reference import memory_read_reference
 
@@ -29,9 +29,9 @@ def memory_read(
 ) -> tuple[Tensor, Tensor]:
     """The fused reading: response (B, C, H, W) and attention (B, T, H, W), the latter empty where not asked for.
 
-    operators: the namespace of the operators that compute it, ops.COMPILED or ops.TRITON.
+    operators: the namespace of the operators that compute it, library.COMPILED or library.TRITON.
     """
-    run = torch.ops.kvmem_triton.memory_read if operators == ops.TRITON else torch.ops.kvmem.memory_read
+    run = library.triton.memory_read if operators == library.TRITON else library.compiled.memory_read
     out, attention, *_ = run(image, keys, values, mask, *gate, return_attention)
     return out, attention
 
@@ -48,7 +48,7 @@ def _fake_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Shapes, dtypes and strides of out, attention, and memory, which the kernels for GPUs keep for backward."""
     batch, channels, height, width = image.shape
-    slots, keeps = keys.shape[1], image.device.type == "cuda" or operators == ops.TRITON
+    slots, keeps = keys.shape[1], image.device.type == "cuda" or operators == library.TRITON
     attention = image.new_empty((batch, slots, height, width) if return_attention else (0,))
     shape = (batch, given_memory(slots, channels, gate_weight)) if keeps else (0,)
     return ops.empty_like_image(image), attention, image.new_empty(shape, dtype=torch.float32)
@@ -112,7 +112,7 @@ def _register(operators: str) -> None:
     )
 
 
-if ops.AVAILABLE:
-    _register(ops.COMPILED)
+if library.AVAILABLE:
+    _register(library.COMPILED)
 ops.define_triton(SCHEMAS, "read_launch")
-_register(ops.TRITON)
+_register(library.TRITON)

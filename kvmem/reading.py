@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from kvmem import ops, read_ops
+from kvmem import library, read_ops
 from kvmem.backends import Backend, pick_backend, pick_instead
 from kvmem.checks import ChannelDim, check_layout, check_read_tensors, check_slots, gpu_limit
 from kvmem.functional import autocast_dtype, cast
@@ -129,5 +129,5 @@ def _run(
         name = pick_instead(name, backend, limit)
     if name == "eager" or transform() is not None:
         return memory_read_eager(image, keys, values, mask, gate_weight, gate_bias)
-    operators = ops.TRITON if name == "triton" else ops.COMPILED
+    operators = library.TRITON if name == "triton" else library.COMPILED
     return read_ops.memory_read(operators, image, keys, values, mask, (gate_weight, gate_bias), return_attention)

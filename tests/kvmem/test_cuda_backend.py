@@ -1,5 +1,6 @@
 """The choice of the kernels for GPUs on machines that are only pretended: why they can't run, and what runs instead."""
 
+import importlib.util
 import sys
 
 import pytest
@@ -38,7 +39,12 @@ def pretend(monkeypatch, extension):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: gpus[index][1])
         forget()
 
-        monkeypatch.setattr(triton_status.importlib.util, "find_spec", lambda name: triton or None)
+        def find_spec(name: str, *package: str) -> object:
+            """Others ask for other modules meanwhile: what torch.compile imports, say."""
+            return (triton or None) if name == "triton" else find_any(name, *package)
+
+        find_any = importlib.util.find_spec
+        monkeypatch.setattr(triton_status.importlib.util, "find_spec", find_spec)
         monkeypatch.setattr(triton_status.shutil, "which", lambda name: compiler)
 
     monkeypatch.delenv("KVMEM_BACKEND", raising=False)

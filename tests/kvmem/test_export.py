@@ -13,7 +13,7 @@ from kvmem_exported import LAYOUTS, SIZES, Autocast, Layout, Reader, WithAttenti
 from torch import Tensor, nn
 
 import kvmem
-from kvmem import ops
+from kvmem.library import LIBRARY
 
 OPERATOR = "kvmem.kv_memory.default"
 
@@ -86,7 +86,7 @@ def in_a_process_without_kvmem(script: str, folder: Path) -> None:
     """Runs a script in a folder where only torch is imported; it finds the names that each of these scripts needs."""
     begin = f"""
 import sys, warnings, torch
-library = {str(ops.LIBRARY)!r}
+library = {str(LIBRARY)!r}
 cases = torch.load("cases.pt")
 def same(program):
     for inputs, outputs in cases:

@@ -241,17 +241,26 @@ Gradients as_tuple(const std::vector<Tensor>& tensors, std::index_sequence<i...>
   return {tensors[i]...};
 }
 
-// Tensors for the gradients whose bit is set in `needs`, and empty ones for the others.
-inline std::vector<Tensor> make_gradients(const Prepared& p, int64_t needs, void* (&pointers)[kAllInputs]) {
+// An operator's tensor that has a gradient, and which of the kernels' inputs it is. Null: not there.
+struct Differentiable {
+  Input input;
+  const Tensor* tensor;
+};
+
+// Tensors for the gradients whose bit is set in `needs`, bit i for inputs[i], and empty ones for the others. The first is
+// the image's.
+template <size_t n>
+std::vector<Tensor> make_gradients(const std::array<Differentiable, n>& inputs, bool channels_last, int64_t needs,
+                                   void* (&pointers)[kAllInputs]) {
+  const Tensor& image = *inputs[0].tensor;
   std::vector<Tensor> gradients;
-  for (int i = 0; i < kInputs; ++i) {
-    const Tensor& input = i == kImage ? p.image : i == kWords ? p.words : p.weights[i - kGateWord];
+  for (size_t i = 0; i < n; ++i) {
+    std::vector<int64_t> shape = {0};
     const bool needed = needs >> i & 1;
-    const std::vector<int64_t> shape(input.sizes().begin(), input.sizes().end());
-    gradients.push_back(needed && i == kImage
-                            ? empty_image(p.image, p.channels_last)
-                            : empty(needed ? shape : std::vector<int64_t>{0}, p.image.scalar_type(), p.image));
-    if (needed) pointers[i] = gradients.back().mutable_data_ptr();
+    if (needed) shape.assign(inputs[i].tensor->sizes().begin(), inputs[i].tensor->sizes().end());
+    gradients.push_back(needed && i == 0 ? empty_image(image, channels_last)
+                                         : empty(shape, image.scalar_type(), image));
+    if (needed) pointers[inputs[i].input] = gradients.back().mutable_data_ptr();
   }
   return gradients;
 }
@@ -287,7 +296,12 @@ Gradients kv_memory_backward(
   arguments.memory = static_cast<const float*>(memory_dense.const_data_ptr());
   arguments.grad_out = grad.const_data_ptr();
   arguments.grad_attention = attention ? attention->const_data_ptr() : nullptr;
-  const std::vector<Tensor> gradients = make_gradients(p, needs, arguments.gradients);
+  std::array<Differentiable, kInputs> inputs;
+  for (int i = 0; i < kInputs; ++i) {
+    const Tensor& input = i == kImage ? p.image : i == kWords ? p.words : p.weights[i - kGateWord];
+    inputs[i] = {static_cast<Input>(i), &input};
+  }
+  const std::vector<Tensor> gradients = make_gradients(inputs, p.channels_last, needs, arguments.gradients);
   const Workspace workspace(backend.workspace(arguments), Backend::kAlignment, image);
   arguments.workspace = workspace.data();
   backend.run(arguments);

@@ -100,9 +100,6 @@ std::tuple<Tensor, Tensor, Tensor> memory_read(Tensor image, Tensor keys, Tensor
 }
 
 // Gradients in the order of the bits of `needs`: image, keys, values, response_gate_weight, response_gate_bias.
-constexpr int kReadGradients = 5;
-constexpr Input kReadInputs[kReadGradients] = {kImage, kKeys, kValues, kResponseGateWeight, kResponseGateBias};
-
 template <typename Backend>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> memory_read_backward(
     Tensor grad_out, std::optional<Tensor> grad_attention, Tensor image, Tensor keys, Tensor values,
@@ -126,16 +123,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> memory_read_backward(
   arguments.memory = static_cast<const float*>(memory_dense.const_data_ptr());
   arguments.grad_out = grad.const_data_ptr();
   arguments.grad_attention = attention ? attention->const_data_ptr() : nullptr;
-  const std::vector<int64_t> shapes[kReadGradients] = {
-      {}, {s.B, s.T, s.C}, {s.B, s.T, s.C}, {s.R, 2 * s.C}, {s.R}};
-  std::vector<Tensor> gradients;
-  for (int i = 0; i < kReadGradients; ++i) {
-    const bool needed = needs >> i & 1;
-    const std::vector<int64_t> shape = needed ? shapes[i] : std::vector<int64_t>{0};
-    gradients.push_back(needed && i == 0 ? empty_image(p.image, p.channels_last)
-                                         : empty(shape, image.scalar_type(), image));
-    if (needed) arguments.gradients[kReadInputs[i]] = gradients.back().mutable_data_ptr();
-  }
+  const Given& given = p.given;
+  const std::array<Differentiable, 5> inputs = {{{kImage, &p.image},
+                                                 {kKeys, &given.keys},
+                                                 {kValues, &given.values},
+                                                 {kResponseGateWeight, given.gate_weight ? &*given.gate_weight : nullptr},
+                                                 {kResponseGateBias, given.gate_bias ? &*given.gate_bias : nullptr}}};
+  const std::vector<Tensor> gradients = make_gradients(inputs, p.channels_last, needs, arguments.gradients);
   const Workspace workspace(backend.workspace(arguments), Backend::kAlignment, image);
   arguments.workspace = workspace.data();
   backend.run(arguments);

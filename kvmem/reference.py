@@ -144,19 +144,28 @@ def kv_memory_eager(
 
     In float16 itself a logit beyond 65,504 is infinite, and attention NaN.
     """
-    if image.dtype not in (torch.float16, torch.bfloat16):
-        return kv_memory_reference(image, words, mask, *weights, *options)
-    wide = (tensor.float() for tensor in weights)
-    out, attention = kv_memory_reference(image.float(), words.float(), mask, *wide, *options)
-    return out.to(image.dtype), attention.to(image.dtype)
+    return _in_float32(kv_memory_reference, image, words, mask, *weights, *options)
 
 
-def memory_read_eager(*inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+def memory_read_eager(
+    image: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    response_gate_weight: Tensor | None,
+    response_gate_bias: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     """`memory_read_reference` with float32 arithmetic where the tensors have 16 bits."""
-    dtype = inputs[0].dtype
-    if dtype not in (torch.float16, torch.bfloat16):
-        return memory_read_reference(*inputs)
-    image, keys, values, mask, *gate = inputs
-    gate = (tensor if tensor is None else tensor.float() for tensor in gate)
-    out, attention = memory_read_reference(image.float(), keys.float(), values.float(), mask, *gate)
-    return out.to(dtype), attention.to(dtype)
+    inputs = (image, keys, values, mask, response_gate_weight, response_gate_bias)
+    return _in_float32(memory_read_reference, *inputs)
+
+
+def _in_float32(
+    form: Callable[..., tuple[Tensor, Tensor]], image: Tensor, *inputs: Tensor | bool | None
+) -> tuple[Tensor, Tensor]:
+    """What a form gives of tensors of 16 bits, computed in float32 and in the image's type."""
+    if image.dtype not in (torch.float16, torch.bfloat16):
+        return form(image, *inputs)
+    wide = (x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
+    out, attention = form(image.float(), *wide)
+    return out.to(image.dtype), attention.to(image.dtype)

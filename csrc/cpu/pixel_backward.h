@@ -47,12 +47,18 @@ static void read_attention_gradient(const Sizes& s, const Memory<F>& memory, con
   }
 }
 
+// p_t = v_t · dout: without a gate, dα but for the returned attention's part.
+template <typename F>
+static void values_gradient(const Sizes& s, const Memory<F>& memory, BackwardScratch<F> x) {
+  gemm<F>(memory.slots[0], kTile, s.C, {memory.values, 1, memory.Tp}, x.grad_channels, kTile, x.products, kTile, false,
+          x.ahead);
+}
+
 // Scalar gate: dz, and dα without the returned attention's part, from p_t = v_t · dout, which also gives o · dout.
 template <typename F>
 static void gate_gradient_scalar(const Sizes& s, const Memory<F>& memory, BackwardScratch<F> x) {
   const int64_t slots = memory.slots[0];
-  gemm<F>(slots, kTile, s.C, {memory.values, 1, memory.Tp}, x.grad_channels, kTile, x.products, kTile, false,
-          x.ahead);
+  values_gradient(s, memory, x);
   for (int64_t n = 0; n < kTile; n += kLanes<F>) {
     Vector<F> kept = {}, read = {};
     for (int64_t c = 0; c < s.C; ++c) {
@@ -85,13 +91,6 @@ static void gate_gradient_vector(const Sizes& s, const Memory<F>& memory, Backwa
   }
   gemm<F>(slots, kTile, s.C, {memory.values, 1, memory.Tp}, x.gated, kTile, x.products, kTile);
   gemm<F>(slots, kTile, s.R, {memory.response, 1, memory.Tp}, dz, kTile, x.products, kTile, true);
-}
-
-// No gate: dα without the returned attention's part.
-template <typename F>
-static void values_gradient(const Sizes& s, const Memory<F>& memory, BackwardScratch<F> x) {
-  gemm<F>(memory.slots[0], kTile, s.C, {memory.values, 1, memory.Tp}, x.grad_channels, kTile, x.products, kTile, false,
-          x.ahead);
 }
 
 // ds from α and dα (in products). `attention` holds the returned attention's gradient in ds's place, if there is one.

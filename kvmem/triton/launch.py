@@ -44,21 +44,32 @@ def prepare(
     # Without these, a call of the operator from elsewhere could read out of bounds.
     check_tensors(image, words, mask, weights)
     check_runs(image, gpu_limit(image, words))
+    packed = Weights(*(weight.contiguous() for weight in weights))
+    rows = packed.write_word.shape[0], packed.gate_word.shape[0], packed.response_gate.shape[0]
+    return make_call(image, words, mask, packed, words.shape[2], *rows, linear_write_gate=linear_write_gate, relu=relu)
+
+
+def make_call(
+    image: Tensor, words: Tensor, mask: Tensor | None, weights: Weights, word_channels: int, memory_channels: int,
+    write_gates: int, response_gates: int, *, linear_write_gate: bool, relu: bool,
+) -> Call:  # fmt: skip
+    """Of what has been checked; words are whatever is (B, T, ...), of which word_channels count as D."""
     channels_last = image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous()
     image = image if channels_last else image.contiguous()
     B, C, H, W = image.shape
-    N, T, D = H * W, words.shape[1], words.shape[2]
+    N, T = H * W, words.shape[1]
     chunks, span = cut_image(B, N, multiprocessors(image.device))
-    sizes = Sizes(B, C, N, T, D, chunks, span, C * N, C if channels_last else 1, 1 if channels_last else N)
-    packed = Weights(*(weight.contiguous() for weight in weights))
+    strides = (C * N, C, 1) if channels_last else (C * N, 1, N)
     with on(image):
         chip, precision = chip_and_precision()
     layer = make_layer(
-        C, packed.write_word.shape[0], packed.gate_word.shape[0], packed.response_gate.shape[0], T, chunks,
+        C, memory_channels, write_gates, response_gates, T, chunks,
         linear_write_gate=linear_write_gate, relu=relu, dtype=DTYPES[image.dtype], chip=chip, precision=precision,
     )  # fmt: skip
     mask = None if mask is None else mask.contiguous().view(torch.uint8)
-    return Call(image, words.contiguous(), mask, packed, sizes, layer)
+    return Call(
+        image, words.contiguous(), mask, weights, Sizes(B, C, N, T, word_channels, chunks, span, *strides), layer
+    )
 
 
 def check_runs(image: Tensor, limit: str | None) -> None:

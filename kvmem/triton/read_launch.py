@@ -8,12 +8,11 @@ from torch import Tensor
 
 from kvmem.checks import check_read_tensors, gpu_limit
 from kvmem.kept import given_memory
-from kvmem.triton.arguments import Programs, Sizes, Weights
-from kvmem.triton.chips import chip_and_precision
+from kvmem.triton.arguments import Programs, Weights
 from kvmem.triton.forward import kv_memory_read, kv_memory_response, kv_memory_take
-from kvmem.triton.launch import DTYPES, Call, check_kept, check_outputs, check_runs, on, read_backward
+from kvmem.triton.launch import Call, check_kept, check_outputs, check_runs, make_call, on, read_backward
 from kvmem.triton.parameters import BLOCK, kv_memory_given_backward, kv_memory_given_gate_backward
-from kvmem.triton.tiles import cut_image, launch, make_layer, multiprocessors
+from kvmem.triton.tiles import launch
 
 
 def prepare(
@@ -23,21 +22,10 @@ def prepare(
     # Without these, a call of the operator from elsewhere could read out of bounds.
     check_read_tensors(image, keys, values, mask, gate, bias)
     check_runs(image, gpu_limit(image, keys))
-    channels_last = image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous()
-    image = image if channels_last else image.contiguous()
-    B, C, H, W = image.shape
-    N, T = H * W, keys.shape[1]
-    chunks, span = cut_image(B, N, multiprocessors(image.device))
-    sizes = Sizes(B, C, N, T, 0, chunks, span, C * N, C if channels_last else 1, 1 if channels_last else N)
     weights = Weights(*10 * (None,), *(None if one is None else one.contiguous() for one in (gate, bias)))
-    with on(image):
-        chip, precision = chip_and_precision()
-    layer = make_layer(
-        C, 0, 0, 0 if gate is None else gate.shape[0], T, chunks,
-        linear_write_gate=False, relu=False, dtype=DTYPES[image.dtype], chip=chip, precision=precision,
-    )  # fmt: skip
-    mask = None if mask is None else mask.contiguous().view(torch.uint8)
-    return Call(image, keys.contiguous(), mask, weights, sizes, layer), values.contiguous()
+    gates = 0 if gate is None else gate.shape[0]
+    call = make_call(image, keys, mask, weights, 0, 0, 0, gates, linear_write_gate=False, relu=False)
+    return call, values.contiguous()
 
 
 def forward(

@@ -154,7 +154,6 @@ def pretended_gpu(name: str) -> Iterator[list[Launch]]:
         mock.patch.object(JITFunction, "run", recorded),
         mock.patch.object(launch, "interpreted", lambda: True),
         mock.patch.object(launch, "multiprocessors", lambda device: MULTIPROCESSORS[name]),
-        mock.patch.object(read_launch, "multiprocessors", lambda device: MULTIPROCESSORS[name]),
     ):
         yield launches
 

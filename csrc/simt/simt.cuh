@@ -1,8 +1,9 @@
 // The few device primitives that the kernels in csrc/cuda are written in.
 //
-// nvcc compiles them to intrinsics (device.cuh, device_launch.cuh). g++ compiles the same kernels against host.h, where every thread is a
-// fiber, shared memory starts as NaN, every access is checked against its bounds and threads run in a seeded random
-// order: so the tests run the kernels' own source on any machine, and a wrong index or a missing barrier fails them.
+// nvcc compiles them to intrinsics (device.cuh; launching: device_launch.cuh). g++ compiles the same kernels against
+// host.h, where every thread is a fiber, shared memory starts as NaN, every access is checked against its bounds and
+// threads run in a seeded random order: so the tests run the kernels' own source on any machine, and a wrong index or a
+// missing barrier fails them.
 //
 // Both sides define, in namespace kvmem::simt:
 //

@@ -56,13 +56,16 @@ struct Parallel {
   int64_t threads;
 };
 
-// `inputs` and `gradients` are in `type`; `mean` and the workspace are in the type of the arithmetic: float64 where
-// `type` is float64, else float32. The image and what is shaped like it lie as (B, C, N), or (B, N, C) if channels_last;
-// all else is contiguous.
+// The image and what is shaped like it, attention too, are in `type`. So are words (or keys and values) and weights, but
+// where `type` has 16 bits and `wide_words` or `wide_weights` says that they are in float32; gradients are in the types of
+// what they are gradients of. `mean` and the workspace are in the type of the arithmetic: float64 where `type` is float64,
+// else float32. The image and what is shaped like it lie as (B, C, N), or (B, N, C) if channels_last; all else is
+// contiguous.
 struct ForwardArguments {
   Sizes sizes;
   Options options;
   DataType type;
+  bool wide_words, wide_weights;
   bool channels_last;
   const void* inputs[kAllInputs];
   const bool* mask;  // (B, T), null: every slot holds a word
@@ -78,6 +81,7 @@ struct BackwardArguments {
   Sizes sizes;
   Options options;
   DataType type;
+  bool wide_words, wide_weights;
   bool channels_last;
   const void* inputs[kAllInputs];
   const bool* mask;

@@ -115,6 +115,17 @@ inline Sizes sizes_of(const Tensor& image, const Tensor& words, const Weights& w
   return s;
 }
 
+// The type of a call's words or weights, of which `tensor` is one: the image's, or float32 where that has 16 bits.
+inline ScalarType parameter_type(const Tensor& tensor, const Tensor& image) {
+  const ScalarType type = image.scalar_type();
+  const bool half = type == ScalarType::BFloat16 || type == ScalarType::Half;
+  return half && tensor.scalar_type() == ScalarType::Float ? ScalarType::Float : type;
+}
+
+inline bool is_wide(const Tensor& tensor, const Tensor& image) {
+  return parameter_type(tensor, image) != image.scalar_type();
+}
+
 inline void check_shape(const Tensor& tensor, const char* name, std::vector<int64_t> shape, ScalarType type,
                         const Tensor& image) {
   bool right = tensor.dim() == static_cast<int64_t>(shape.size()) && tensor.scalar_type() == type &&
@@ -125,7 +136,7 @@ inline void check_shape(const Tensor& tensor, const char* name, std::vector<int6
 
 inline void check(const Sizes& s, const Tensor& image, const Tensor& words, const std::optional<Tensor>& mask,
                   const Weights& weights) {
-  const ScalarType type = image.scalar_type();
+  const ScalarType type = parameter_type(weights[0], image);
   const std::array<std::pair<const char*, std::vector<int64_t>>, kWeights> expected = {{
       {"gate_word", {s.G, s.D}},
       {"gate_image", {s.G, s.C}},
@@ -140,7 +151,7 @@ inline void check(const Sizes& s, const Tensor& image, const Tensor& words, cons
       {"response_gate_weight", {s.R, 2 * s.C}},
       {"response_gate_bias", {s.R}},
   }};
-  check_shape(words, "words", {s.B, s.T, s.D}, type, image);
+  check_shape(words, "words", {s.B, s.T, s.D}, is_wide(words, image) ? type : image.scalar_type(), image);
   if (mask) check_shape(*mask, "mask", {s.B, s.T}, ScalarType::Bool, image);
   for (int i = 0; i < kWeights; ++i) check_shape(weights[i], expected[i].first, expected[i].second, type, image);
   STD_TORCH_CHECK(s.G == 1 || s.G == s.M, "kvmem: gate_word must have 1 or M rows");
@@ -152,7 +163,7 @@ struct Prepared {
   Sizes sizes;
   Options options;
   DataType type;
-  bool channels_last;
+  bool wide_words, wide_weights, channels_last;
   Tensor image, words;
   std::optional<Tensor> mask;
   Weights weights;
@@ -162,6 +173,8 @@ struct Prepared {
     arguments.sizes = sizes;
     arguments.options = options;
     arguments.type = type;
+    arguments.wide_words = wide_words;
+    arguments.wide_weights = wide_weights;
     arguments.channels_last = channels_last;
     arguments.inputs[kImage] = image.const_data_ptr();
     arguments.inputs[kWords] = words.const_data_ptr();
@@ -172,8 +185,16 @@ struct Prepared {
 
 inline Prepared prepare(const Tensor& image, const Tensor& words, const std::optional<Tensor>& mask,
                         const Weights& weights, Options options, size_t alignment) {
-  Prepared p{sizes_of(image, words, weights), options, data_type(image), lies_channels_last(image), image, words, mask,
-             weights};
+  Prepared p{.sizes = sizes_of(image, words, weights),
+             .options = options,
+             .type = data_type(image),
+             .wide_words = is_wide(words, image),
+             .wide_weights = is_wide(weights[0], image),
+             .channels_last = lies_channels_last(image),
+             .image = image,
+             .words = words,
+             .mask = mask,
+             .weights = weights};
   check(p.sizes, image, words, mask, weights);
   p.image = as_image(image, p.channels_last, alignment);
   p.words = dense(words, alignment);
@@ -258,8 +279,8 @@ std::vector<Tensor> make_gradients(const std::array<Differentiable, n>& inputs, 
     std::vector<int64_t> shape = {0};
     const bool needed = needs >> i & 1;
     if (needed) shape.assign(inputs[i].tensor->sizes().begin(), inputs[i].tensor->sizes().end());
-    gradients.push_back(needed && i == 0 ? empty_image(image, channels_last)
-                                         : empty(shape, image.scalar_type(), image));
+    const ScalarType type = (inputs[i].tensor ? *inputs[i].tensor : image).scalar_type();
+    gradients.push_back(needed && i == 0 ? empty_image(image, channels_last) : empty(shape, type, image));
     if (needed) pointers[inputs[i].input] = gradients.back().mutable_data_ptr();
   }
   return gradients;

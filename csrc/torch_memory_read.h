@@ -27,13 +27,14 @@ inline Sizes sizes_of(const Tensor& image, const Given& given) {
 }
 
 inline void check(const Sizes& s, const Tensor& image, const Given& given, const std::optional<Tensor>& mask) {
-  const ScalarType type = image.scalar_type();
+  const ScalarType type = parameter_type(given.keys, image);
   check_shape(given.keys, "keys", {s.B, s.T, s.C}, type, image);
   check_shape(given.values, "values", {s.B, s.T, s.C}, type, image);
   if (mask) check_shape(*mask, "mask", {s.B, s.T}, ScalarType::Bool, image);
   if (!given.gate_weight) return;
-  check_shape(*given.gate_weight, "response_gate_weight", {s.R, 2 * s.C}, type, image);
-  check_shape(*given.gate_bias, "response_gate_bias", {s.R}, type, image);
+  const ScalarType gate_type = parameter_type(*given.gate_weight, image);
+  check_shape(*given.gate_weight, "response_gate_weight", {s.R, 2 * s.C}, gate_type, image);
+  check_shape(*given.gate_bias, "response_gate_bias", {s.R}, gate_type, image);
   STD_TORCH_CHECK(s.R == 1 || s.R == s.C, "kvmem: response_gate_weight must have 1 or C rows");
 }
 
@@ -51,6 +52,8 @@ struct PreparedRead {
     arguments.sizes = sizes;
     arguments.options = {.linear_write_gate = false, .relu = false, .detach_mean = true, .given = true};
     arguments.type = type;
+    arguments.wide_words = is_wide(given.keys, image);
+    arguments.wide_weights = given.gate_weight && is_wide(*given.gate_weight, image);
     arguments.channels_last = channels_last;
     arguments.inputs[kImage] = image.const_data_ptr();
     arguments.inputs[kKeys] = given.keys.const_data_ptr();

@@ -35,7 +35,7 @@ static BackwardWorkspace<F> take_backward_workspace(const BackwardArguments& a, 
   take_memory_gradients<F>(s, state);
   take_table_gradients<F>(s, tables);
   BackwardWorkspace<F> w;
-  w.weights = prepare_weights<T>(s, a.inputs, arena);
+  w.weights = prepare_weights<T>(s, a.inputs, a.wide_weights, arena);
   w.means = arena.take<F>(s.B * round_up(s.C, kLanes<F>));
   w.state_bytes = state.used;
   w.states = arena.take<char>(s.B * w.state_bytes);
@@ -72,8 +72,7 @@ static void recompute_memory(const BackwardArguments& a, const BackwardWorkspace
   const int64_t Cp = round_up(s.C, kLanes<F>);
   F* mean = w.means + image * Cp;
   read_row(static_cast<const F*>(a.mean) + image * s.C, s.C, mean, Cp);
-  prepare_memory(s, a.options, w.weights, static_cast<const T*>(a.inputs[kWords]) + image * s.T * s.D,
-                 a.mask ? a.mask + image * s.T : nullptr, mean,
+  prepare_memory(s, a.options, w.weights, Stored<T>{a.inputs[kWords], a.wide_words}, a.mask, image, mean,
                  state_at<F>(s, w.states, w.state_bytes, image).memory);
 }
 
@@ -132,17 +131,17 @@ static void add_mean_gradient(Plane<T> dh, const F* mean_gradient, int64_t start
 // caller's, where that is wanted: masked slots get zeros.
 template <typename T, typename F = Arithmetic<T>>
 static void write_slots_gradient(const Sizes& s, const Memory<F>& memory, const F* rows, int64_t width, void* gradient,
-                                 int64_t image) {
+                                 bool wide, int64_t image) {
   if (!gradient) return;
-  const int64_t pitch = round_up(width, kLanes<F>);
-  T* out = static_cast<T*>(gradient) + image * s.T * width;
+  const int64_t pitch = round_up(width, kLanes<F>), bytes = wide ? sizeof(F) : sizeof(T);
   int64_t packed = 0;
   for (int64_t t = 0; t < s.T; ++t) {
+    const int64_t at = (image * s.T + t) * width;
     if (packed < memory.slots[0] && memory.slots[1 + packed] == t) {
-      write_row(rows + packed * pitch, width, out + t * width);
+      write_stored<T>(rows + packed * pitch, width, gradient, wide, at);
       ++packed;
     } else {
-      memset(static_cast<void*>(out + t * width), 0, sizeof(T) * width);
+      memset(static_cast<char*>(gradient) + at * bytes, 0, width * bytes);
     }
   }
 }
@@ -156,11 +155,11 @@ static void memory_backward_of_image(const BackwardArguments& a, const Weights<F
   const MemoryGradients<F>& g = state.gradients;
   if (a.options.given) {
     given_memory_backward(s, weights, memory, g);
-    write_slots_gradient<T>(s, memory, g.tables.addressing, s.C, a.gradients[kKeys], image);
-    write_slots_gradient<T>(s, memory, g.tables.values, s.C, a.gradients[kValues], image);
+    write_slots_gradient<T>(s, memory, g.tables.addressing, s.C, a.gradients[kKeys], a.wide_words, image);
+    write_slots_gradient<T>(s, memory, g.tables.values, s.C, a.gradients[kValues], a.wide_words, image);
   } else {
     memory_backward(s, a.options, weights, memory, g);
-    write_slots_gradient<T>(s, memory, g.words, s.D, a.gradients[kWords], image);
+    write_slots_gradient<T>(s, memory, g.words, s.D, a.gradients[kWords], a.wide_words, image);
   }
 }
 
@@ -207,7 +206,7 @@ static void backward_typed(const BackwardArguments& a) {
   }
   const WeightGradientInputs<F> inputs{a.sizes, w.states,       w.state_bytes, w.means, reinterpret_cast<F*>(w.scratch),
                                        w.scratch_bytes};
-  weight_gradients<T>(inputs, a.gradients, a.parallel);
+  weight_gradients<T>(inputs, a.gradients, a.wide_weights, a.parallel);
 }
 
 template <typename T>

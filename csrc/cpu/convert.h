@@ -124,4 +124,31 @@ static void write_row(const F* src, int64_t n, T* dst) {
   for (; i < n; ++i) dst[i] = from_arithmetic<T>(src[i]);
 }
 
+// A tensor of the caller's that is in type T or, where it is wide, in float32 beside an image of 16 bits.
+template <typename T>
+struct Stored {
+  const void* data;
+  bool wide;
+};
+
+// dst[0, padded) = numbers [at, at + n), then zeros.
+template <typename T, typename F = Arithmetic<T>>
+static void read_stored(Stored<T> from, int64_t at, int64_t n, F* dst, int64_t padded) {
+  if (from.wide) {
+    read_row(static_cast<const F*>(from.data) + at, n, dst, padded);
+  } else {
+    read_row(static_cast<const T*>(from.data) + at, n, dst, padded);
+  }
+}
+
+// The numbers from `at` on; T is the type of what isn't wide.
+template <typename T, typename F = Arithmetic<T>>
+static void write_stored(const F* src, int64_t n, void* out, bool wide, int64_t at) {
+  if (wide) {
+    write_row(src, n, static_cast<F*>(out) + at);
+  } else {
+    write_row(src, n, static_cast<T*>(out) + at);
+  }
+}
+
 }  // namespace kvmem::cpu::KVMEM_ISA

@@ -41,7 +41,7 @@ static ForwardWorkspace<F> take_forward_workspace(const ForwardArguments& a, Are
   take_forward_scratch<F>(a.sizes, measure);
   const int64_t group = group_size(a.sizes, sizeof(T));
   ForwardWorkspace<F> w;
-  w.weights = prepare_weights<T>(a.sizes, a.inputs, arena);
+  w.weights = prepare_weights<T>(a.sizes, a.inputs, a.wide_weights, arena);
   w.sums = arena.take<double>(group * chunks_of(a.sizes).count * a.sizes.C);
   w.memory_bytes = memory_bytes<F>(a.sizes);
   w.memories = arena.take<char>(group * w.memory_bytes);
@@ -149,18 +149,16 @@ static void write_memories(const ForwardArguments& a, const ForwardWorkspace<F>&
     const int64_t image = first + i;
     F* mean = static_cast<F*>(a.mean) + image * s.C;
     mean_of_chunks(w.sums + i * parts * s.C, parts, s.C, s.N, mean);
-    prepare_memory(s, a.options, w.weights, static_cast<const T*>(a.inputs[kWords]) + image * s.T * s.D,
-                   a.mask ? a.mask + image * s.T : nullptr, mean, memory_at<F>(s, w.memories, w.memory_bytes, i));
+    prepare_memory(s, a.options, w.weights, Stored<T>{a.inputs[kWords], a.wide_words}, a.mask, image, mean,
+                   memory_at<F>(s, w.memories, w.memory_bytes, i));
   });
 }
 
 // One image's memory from the call's keys and values, in whatever direction.
 template <typename T, typename Arguments, typename F = Arithmetic<T>>
 static void take_memory_of_image(const Arguments& a, const Weights<F>& weights, int64_t image, const Memory<F>& out) {
-  const Sizes& s = a.sizes;
-  const int64_t at = image * s.T * s.C;
-  take_given_memory(s, weights, static_cast<const T*>(a.inputs[kKeys]) + at,
-                    static_cast<const T*>(a.inputs[kValues]) + at, a.mask ? a.mask + image * s.T : nullptr, out);
+  take_given_memory(a.sizes, weights, Stored<T>{a.inputs[kKeys], a.wide_words},
+                    Stored<T>{a.inputs[kValues], a.wide_words}, a.mask, image, out);
 }
 
 template <typename T, typename F = Arithmetic<T>>

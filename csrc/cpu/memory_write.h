@@ -45,20 +45,22 @@ static Memory<F> take_memory(const Sizes& s, Arena& arena) {
   return memory;
 }
 
-// Into out.slots.
+// Into out.slots. `mask` is (B, T), or null.
 template <typename F>
-static void find_slots(const Sizes& s, const bool* mask, const Memory<F>& out) {
+static void find_slots(const Sizes& s, const bool* mask, int64_t image, const Memory<F>& out) {
   int64_t count = 0;
   for (int64_t t = 0; t < s.T; ++t) {
-    if (!mask || mask[t]) out.slots[++count] = t;
+    if (!mask || mask[image * s.T + t]) out.slots[++count] = t;
   }
   out.slots[0] = count;
 }
 
 template <typename T, typename F = Arithmetic<T>>
-static void pack_words(const Sizes& s, const T* words, const Memory<F>& out) {
+static void pack_words(const Sizes& s, Stored<T> words, int64_t image, const Memory<F>& out) {
   const int64_t Dp = round_up(s.D, kLanes<F>), count = out.slots[0];
-  for (int64_t i = 0; i < count; ++i) read_row(words + out.slots[1 + i] * s.D, s.D, out.words + i * Dp, Dp);
+  for (int64_t i = 0; i < count; ++i) {
+    read_stored(words, (image * s.T + out.slots[1 + i]) * s.D, s.D, out.words + i * Dp, Dp);
+  }
   memset(out.words + count * Dp, 0, sizeof(F) * (out.Tp - count) * Dp);
   transpose(out.words, Dp, out.Tp, Dp, out.words_t, out.Tp);
 }
@@ -140,32 +142,43 @@ static void read_out_memory(const Sizes& s, const Options& options, const Weight
 }
 
 template <typename T, typename F = Arithmetic<T>>
-static void prepare_memory(const Sizes& s, const Options& options, const Weights<F>& w, const T* words,
-                           const bool* mask, const F* mean, const Memory<F>& out) {
-  find_slots(s, mask, out);
-  pack_words(s, words, out);
+static void prepare_memory(const Sizes& s, const Options& options, const Weights<F>& w, Stored<T> words,
+                           const bool* mask, int64_t image, const F* mean, const Memory<F>& out) {
+  find_slots(s, mask, image, out);
+  pack_words(s, words, image, out);
   write_memory(s, options, w, mean, out);
   read_out_memory(s, options, w, out);
 }
 
-// One of the tables (C, Tp) from what is given (T, C): what stands in a slot that holds nothing doesn't matter. The padding
+// One of the tables (C, Tp) from what is given (B, T, C): what stands in a slot that holds nothing doesn't matter. The padding
 // columns may hold anything: nothing that is made of them is read.
 template <typename T, typename F = Arithmetic<T>>
-static void take_slots(const Sizes& s, const T* given, const Memory<F>& memory, F* table) {
+static void take_slots(const Sizes& s, const T* given, int64_t image, const Memory<F>& memory, F* table) {
   const int64_t slots = memory.slots[0];
   for (int64_t c = 0; c < s.C; ++c) {
     F* row = table + c * memory.Tp;
-    for (int64_t i = 0; i < slots; ++i) row[i] = to_arithmetic(given[memory.slots[1 + i] * s.C + c]);
+    for (int64_t i = 0; i < slots; ++i) {
+      row[i] = to_arithmetic(given[(image * s.T + memory.slots[1 + i]) * s.C + c]);
+    }
   }
 }
 
-// A memory that is given: `keys` and `values` (T, C) of one image.
 template <typename T, typename F = Arithmetic<T>>
-static void take_given_memory(const Sizes& s, const Weights<F>& w, const T* keys, const T* values, const bool* mask,
-                              const Memory<F>& out) {
-  find_slots(s, mask, out);
-  take_slots(s, keys, out, out.keys);
-  take_slots(s, values, out, out.values);
+static void take_stored_slots(const Sizes& s, Stored<T> given, int64_t image, const Memory<F>& memory, F* table) {
+  if (given.wide) {
+    take_slots(s, static_cast<const F*>(given.data), image, memory, table);
+  } else {
+    take_slots(s, static_cast<const T*>(given.data), image, memory, table);
+  }
+}
+
+// A memory that is given, of one image.
+template <typename T, typename F = Arithmetic<T>>
+static void take_given_memory(const Sizes& s, const Weights<F>& w, Stored<T> keys, Stored<T> values, const bool* mask,
+                              int64_t image, const Memory<F>& out) {
+  find_slots(s, mask, image, out);
+  take_stored_slots(s, keys, image, out, out.keys);
+  take_stored_slots(s, values, image, out, out.values);
   fill_tables(s, w, out);
 }
 

@@ -144,25 +144,29 @@ KVMEM_INLINE Shape parameter_shape(const Sizes& s, int input) {
 }
 
 template <typename T, typename F = Arithmetic<T>>
-static void write_parameter_rows(const WeightGradientInputs<F>& in, Input input, int64_t row, int64_t count, T* out,
-                                 F* rows) {
+static void write_parameter_rows(const WeightGradientInputs<F>& in, Input input, int64_t row, int64_t count, void* out,
+                                 bool wide, F* rows) {
   const Shape shape = parameter_shape(in.sizes, input);
   if (shape.columns == 0) {
-    for (int64_t i = 0; i < count; ++i) out[row + i] = from_arithmetic<T>(bias_element(in, input, row + i));
+    for (int64_t i = 0; i < count; ++i) rows[i] = bias_element(in, input, row + i);
+    write_stored<T>(rows, count, out, wide, row);
     return;
   }
   parameter_rows(in, input, row, count, rows);
   // The response gate's rows are two padded halves, all others one padded row.
   const int64_t halves = input == kResponseGateWeight ? 2 : 1;
   const int64_t width = shape.columns / halves, pitch = round_up(width, kLanes<F>);
-  for (int64_t i = 0; i < count * halves; ++i) write_row(rows + i * pitch, width, out + row * shape.columns + i * width);
+  for (int64_t i = 0; i < count * halves; ++i) {
+    write_stored<T>(rows + i * pitch, width, out, wide, row * shape.columns + i * width);
+  }
 }
 
 constexpr int64_t kRowsOfTask = 2 * kRows;
 
 // Every parameter whose gradient is wanted, a few rows a task.
 template <typename T, typename F = Arithmetic<T>>
-static void weight_gradients(const WeightGradientInputs<F>& in, void* const* gradients, const Parallel& parallel) {
+static void weight_gradients(const WeightGradientInputs<F>& in, void* const* gradients, bool wide,
+                             const Parallel& parallel) {
   int64_t tasks[kInputs + 1] = {};
   for (int input = 0; input < kInputs; ++input) {
     const bool wanted = input >= kGateWord && gradients[input];
@@ -175,7 +179,7 @@ static void weight_gradients(const WeightGradientInputs<F>& in, void* const* gra
     const int64_t row = (task - tasks[input]) * kRowsOfTask;
     const int64_t count = smaller(kRowsOfTask, parameter_shape(in.sizes, input).rows - row);
     F* rows = reinterpret_cast<F*>(reinterpret_cast<char*>(in.rows) + thread * in.row_bytes);
-    write_parameter_rows(in, static_cast<Input>(input), row, count, static_cast<T*>(gradients[input]), rows);
+    write_parameter_rows<T>(in, static_cast<Input>(input), row, count, gradients[input], wide, rows);
   });
 }
 

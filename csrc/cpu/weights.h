@@ -25,20 +25,17 @@ struct Weights {
 
 // Where the type needs no conversion, the tensor itself serves. A memory that is given has few of them.
 template <typename T, typename F = Arithmetic<T>>
-static const F* weight(const void* tensor, int64_t count, Arena& arena) {
-  if (!tensor) return nullptr;
-  if constexpr (sizeof(T) == sizeof(F)) {
-    return static_cast<const F*>(tensor);
-  } else {
-    F* copy = arena.take<F>(count);
-    if (copy) read_row(static_cast<const T*>(tensor), count, copy, count);
-    return copy;
-  }
+static const F* weight(Stored<T> tensor, int64_t count, Arena& arena) {
+  if (!tensor.data) return nullptr;
+  if (tensor.wide || sizeof(T) == sizeof(F)) return static_cast<const F*>(tensor.data);
+  F* copy = arena.take<F>(count);
+  if (copy) read_stored(tensor, 0, count, copy, count);
+  return copy;
 }
 
 template <typename T, typename F = Arithmetic<T>>
-static Weights<F> prepare_weights(const Sizes& s, const void* const* inputs, Arena& arena) {
-  const auto get = [&](Input input, int64_t count) { return weight<T>(inputs[input], count, arena); };
+static Weights<F> prepare_weights(const Sizes& s, const void* const* inputs, bool wide, Arena& arena) {
+  const auto get = [&](Input input, int64_t count) { return weight(Stored<T>{inputs[input], wide}, count, arena); };
   Weights<F> w;
   w.gate_word = get(kGateWord, s.G * s.D);
   w.gate_image = get(kGateImage, s.G * s.C);

@@ -8,7 +8,7 @@
 #define KVMEM_DEVICE __device__ __forceinline__
 #define KVMEM_BOTH __host__ __device__ __forceinline__
 #define KVMEM_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
-#define KVMEM_PARAMETER(type) const __grid_constant__ type
+#define KVMEM_PARAMETER(...) const __grid_constant__ __VA_ARGS__
 #define KVMEM_UNROLL _Pragma("unroll")
 #define KVMEM_NO_UNROLL _Pragma("unroll 1")
 
@@ -63,7 +63,7 @@ struct View {
     return {data + i};
   }
   template <typename U>
-  KVMEM_DEVICE View<U> as() const {
+  KVMEM_BOTH View<U> as() const {
     return {reinterpret_cast<U*>(data)};
   }
   KVMEM_BOTH explicit operator bool() const { return data != nullptr; }

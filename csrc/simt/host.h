@@ -13,7 +13,7 @@
 #define KVMEM_DEVICE inline
 #define KVMEM_BOTH inline
 #define KVMEM_KERNEL(threads, blocks) inline void
-#define KVMEM_PARAMETER(type) const type&
+#define KVMEM_PARAMETER(...) const __VA_ARGS__&
 #define KVMEM_UNROLL
 #define KVMEM_NO_UNROLL
 

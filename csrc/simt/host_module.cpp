@@ -1,6 +1,6 @@
 // The CUDA kernels' source on the host for pytest: both directions of kv_memory and memory_read on numpy arrays.
 //
-// Numbers of 16 bits come and go as uint16 arrays of their bits. The image and what is shaped like it are (B, C, N)
+// Numbers of 16 bits come and go as uint16 arrays of their bits; words and weights may then be float32. The image and what is shaped like it are (B, C, N)
 // arrays, or (B, N, C) if channels_last. Everything else has the shapes of csrc/kv_memory.h.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -144,6 +144,14 @@ Settings settings_of(const py::kwargs& given) {
           given["misalignment"].cast<int>()};
 }
 
+bool is_wide(const Array& array, const Memory& memory) { return memory.item() == 2 && array.itemsize() == 4; }
+
+// The kernels' pointer to one of a call's inputs, which are wide or not.
+const void* take_input(Input input, const Array& array, bool wide, Memory& memory) {
+  if (static_cast<size_t>(array.itemsize()) != (wide ? 4 : memory.item())) throw std::invalid_argument(kNames[input]);
+  return memory.input(kNames[input], array);
+}
+
 template <typename Arguments>
 Arguments arguments_of(const Inputs& inputs, const std::optional<Array>& mask, const Settings& settings,
                        Memory& memory) {
@@ -156,9 +164,11 @@ Arguments arguments_of(const Inputs& inputs, const std::optional<Array>& mask, c
   a.options = {settings.linear_write_gate, settings.relu, settings.detach_mean};
   a.type = memory.type();
   a.channels_last = settings.channels_last;
+  a.wide_words = is_wide(words, memory);
+  a.wide_weights = is_wide(inputs[kGateWord], memory);
   for (int i = 0; i < kInputs; ++i) {
-    if (static_cast<size_t>(inputs[i].itemsize()) != memory.item()) throw std::invalid_argument(kNames[i]);
-    a.inputs[i] = memory.input(kNames[i], inputs[i]);
+    const bool wide = i == kWords ? a.wide_words : i > kWords && a.wide_weights;
+    a.inputs[i] = take_input(static_cast<Input>(i), inputs[i], wide, memory);
   }
   if (mask) a.mask = static_cast<const bool*>(memory.input("mask", *mask));
   return a;
@@ -179,9 +189,11 @@ Arguments read_arguments_of(const Inputs& inputs, const std::optional<Array>& ma
   a.options = {.linear_write_gate = false, .relu = false, .detach_mean = true, .given = true};
   a.type = memory.type();
   a.channels_last = settings.channels_last;
+  a.wide_words = is_wide(keys, memory);
+  a.wide_weights = inputs.size() == 5 && is_wide(inputs[3], memory);
   for (size_t i = 0; i < inputs.size(); ++i) {
-    if (static_cast<size_t>(inputs[i].itemsize()) != memory.item()) throw std::invalid_argument(kNames[kReadInputs[i]]);
-    a.inputs[kReadInputs[i]] = memory.input(kNames[kReadInputs[i]], inputs[i]);
+    const bool wide = i > 2 ? a.wide_weights : i > 0 && a.wide_words;
+    a.inputs[kReadInputs[i]] = take_input(kReadInputs[i], inputs[i], wide, memory);
   }
   if (mask) a.mask = static_cast<const bool*>(memory.input("mask", *mask));
   return a;
@@ -258,7 +270,8 @@ py::dict backward(const Inputs& inputs, const std::optional<Array>& mask, const 
 
   py::dict result, gradients;
   for (int i = 0; i < kInputs; ++i) {
-    if (needs[i]) gradients[kNames[i]] = memory.array(a.gradients[i], shape_of(inputs[i]), false);
+    if (!needs[i]) continue;
+    gradients[kNames[i]] = memory.array(a.gradients[i], shape_of(inputs[i]), is_wide(inputs[i], memory));
   }
   result["gradients"] = gradients;
   result["path"] = path;
@@ -306,7 +319,8 @@ py::dict read_backward(const Inputs& inputs, const std::optional<Array>& mask, c
   py::dict result, gradients;
   for (size_t i = 0; i < inputs.size(); ++i) {
     const Input input = kReadInputs[i];
-    if (needs[i]) gradients[kNames[input]] = memory.array(a.gradients[input], shape_of(inputs[i]), false);
+    if (!needs[i]) continue;
+    gradients[kNames[input]] = memory.array(a.gradients[input], shape_of(inputs[i]), is_wide(inputs[i], memory));
   }
   result["gradients"] = gradients;
   result["launches"] = launches();

@@ -82,12 +82,13 @@ def measure(problem, backend, attention, seed, eager_errors, fused_errors, neigh
     batch, _, height, width = problem.image.shape
     shapes = (problem.image.shape, (batch, problem.slots, height, width))
     grads = [torch.randn(shape, generator=generator).to(problem.image.device, dtype) for shape in shapes]
+    types = {f"gradient of {name}": tensor.dtype for name, tensor in problem.inputs.items()}
 
     def add(problem, forms):
         exact = results(problem.to(torch.float64), "eager", attention, grads)
         for form, errors in forms:
             for name, found in results(problem, form, attention, grads).items():
-                assert found.dtype == dtype
+                assert found.dtype == types.get(name, dtype)
                 assert found.shape == exact[name].shape
                 errors.setdefault(name, Errors()).add(found, exact[name])
 

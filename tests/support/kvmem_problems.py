@@ -38,6 +38,11 @@ class Problem:
         weights = {name: weight.to(dtype) for name, weight in self.weights.items()}
         return replace(self, image=self.image.to(dtype), words=self.words.to(dtype), weights=weights)
 
+    def widened(self, words: bool = True) -> "Problem":
+        """The same values with weights, and words, in float32: beside an image of 16 bits."""
+        weights = {name: weight.float() for name, weight in self.weights.items()}
+        return replace(self, words=self.words.float() if words else self.words, weights=weights)
+
     def on(self, device: str) -> "Problem":
         mask = None if self.mask is None else self.mask.to(device)
         return replace(self.with_inputs([tensor.to(device) for tensor in self.inputs.values()]), mask=mask)
@@ -51,9 +56,9 @@ class Problem:
         return self.with_inputs([tensor.detach().requires_grad_() for tensor in self.inputs.values()])
 
     def run(self, backend: str | None = None, return_attention: bool = False):
-        """The call's outputs; "plain" is the reference in the tensors' own type, the yardstick of accuracy."""
+        """The call's outputs; "plain" is the reference in the image's own type, the yardstick of accuracy."""
         if backend == "plain":
-            outputs = kv_memory_reference(*self.operator_arguments()[:-1])
+            outputs = kv_memory_reference(*self.to(self.image.dtype).operator_arguments()[:-1])
             return outputs if return_attention else outputs[0]
         return kvmem.kv_memory(
             self.image,

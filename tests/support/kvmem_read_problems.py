@@ -44,6 +44,13 @@ class ReadProblem:
     def to(self, dtype: torch.dtype) -> "ReadProblem":
         return self.with_inputs([tensor.to(dtype) for tensor in self.inputs.values()])
 
+    def widened(self, slots: bool = True) -> "ReadProblem":
+        """The same values with the gate, and keys and values, in float32: beside an image of 16 bits."""
+        gate = {name: weight.float() for name, weight in self.gate.items()}
+        if not slots:
+            return replace(self, gate=gate)
+        return replace(self, keys=self.keys.float(), values=self.values.float(), gate=gate)
+
     def on(self, device: str) -> "ReadProblem":
         mask = None if self.mask is None else self.mask.to(device)
         return replace(self.with_inputs([tensor.to(device) for tensor in self.inputs.values()]), mask=mask)
@@ -52,9 +59,9 @@ class ReadProblem:
         return self.with_inputs([tensor.detach().requires_grad_() for tensor in self.inputs.values()])
 
     def run(self, backend: str | None = None, return_attention: bool = False):
-        """The call's outputs; "plain" is the reference in the tensors' own type, the yardstick of accuracy."""
+        """The call's outputs; "plain" is the reference in the image's own type, the yardstick of accuracy."""
         if backend == "plain":
-            outputs = memory_read_reference(*self.operator_arguments()[:-1])
+            outputs = memory_read_reference(*self.to(self.image.dtype).operator_arguments()[:-1])
             return outputs if return_attention else outputs[0]
         inputs = (self.image, self.keys, self.values, self.mask)
         return kvmem.memory_read(*inputs, **self.gate, return_attention=return_attention, backend=backend)

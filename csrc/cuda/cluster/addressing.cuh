@@ -17,8 +17,8 @@ struct HeldSlots {
   bool any;       // of the whole image
 };
 
-template <int kSlotBlocks, typename T>
-KVMEM_DEVICE HeldSlots held_slots(const MemorySide<T>& side, int64_t image) {
+template <int kSlotBlocks, typename W, typename X>
+KVMEM_DEVICE HeldSlots held_slots(const MemorySide<W, X>& side, int64_t image) {
   uint32_t bits = 0;
   KVMEM_UNROLL
   for (int i = 0; i < 2 * kSlotBlocks; ++i) {

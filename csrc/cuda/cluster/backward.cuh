@@ -147,9 +147,10 @@ KVMEM_DEVICE GradientTables<T, kSlotBlocks> make_gradient_tables(const ClusterBa
       {shared<T>(p.values_table, ValueColumnsTable<T, kSlotBlocks>::kNumbers)},
       {shared<T>(p.key_rows_table, KeyRowsTable<T, kSlotBlocks>::kNumbers)},
       response.template as<const float>(),
-      to_float(side.response_gate_bias[0])};
+      Parameters<T>{side.response_gate_bias, side.wide_weights}[0]};
+  const Parameters<T> gate{side.response_gate, side.wide_weights};
   const auto key = [&](int c, int column) {
-    if (column == last) return to_float(side.response_gate[c]);
+    if (column == last) return gate[c];
     return column < slots ? keys[c * slots + column] : 0.0f;
   };
   tables.keys.fill(key);

@@ -13,9 +13,10 @@ struct ClusterForwardShared {
   int keys_table, values_table, response, board, sums, words, mean_parts, mean, image_part, gate_image, tiles;
 };
 
-template <typename T>
+// Weights in W: with both types in one kernel the loop over positions would have to spill registers.
+template <typename T, typename W>
 struct ClusterForward {
-  MemorySide<T> side;
+  MemorySide<W, T> side;
   View<const T> image;
   View<T> out, attention;
   View<float> mean, kept;
@@ -78,8 +79,8 @@ KVMEM_DEVICE float sum_tiles(const ImagePlane<const T, kChannelsLast>& image, co
 }
 
 // The mean, of which every block of the cluster has a part: pushed to all, then added in the order of the blocks.
-template <typename T>
-KVMEM_DEVICE void exchange_mean(const ClusterForward<T>& p, int64_t image, Team team, float sum, View<float> mean) {
+template <typename T, typename W>
+KVMEM_DEVICE void exchange_mean(const ClusterForward<T, W>& p, int64_t image, Team team, float sum, View<float> mean) {
   const View<float> parts = shared<float>(p.shared.mean_parts, team.ranks * kClusterChannels);
   if (thread() < kClusterChannels) {
     for (int rank = 0; rank < team.ranks; ++rank) peer(parts, rank)[team.rank * kClusterChannels + thread()] = sum;
@@ -95,8 +96,8 @@ KVMEM_DEVICE void exchange_mean(const ClusterForward<T>& p, int64_t image, Team 
 }
 
 // What the cluster wrote of the words, φ(W_w w_t + b_w) and A w_t, from global into shared memory.
-template <typename T>
-KVMEM_DEVICE void fetch_words(const MemorySide<T>& side, View<const float> kept, View<float> words) {
+template <typename W, typename X>
+KVMEM_DEVICE void fetch_words(const MemorySide<W, X>& side, View<const float> kept, View<float> words) {
   constexpr int batch = 4;
   const int count = (side.M + side.G) * side.T_;
   for (int first = thread(); first < count; first += batch * kClusterThreads) {
@@ -114,8 +115,8 @@ KVMEM_DEVICE void fetch_words(const MemorySide<T>& side, View<const float> kept,
 }
 
 // m_t in place of φ(W_w w_t + b_w). Ends with a block barrier.
-template <typename T>
-KVMEM_DEVICE void write_memory(const MemorySide<T>& side, View<float> words, View<const float> image_part,
+template <typename W, typename X>
+KVMEM_DEVICE void write_memory(const MemorySide<W, X>& side, View<float> words, View<const float> image_part,
                                View<const float> gate_image) {
   for (int i = thread(); i < side.M * side.T_; i += kClusterThreads) {
     const int m = i / side.T_;
@@ -126,10 +127,10 @@ KVMEM_DEVICE void write_memory(const MemorySide<T>& side, View<float> words, Vie
 }
 
 // Memory writing, keys and values: ends with all of k and v, float32, on this block's board.
-template <typename T>
-KVMEM_DEVICE void exchange_memory(const ClusterForward<T>& p, Team team, View<float> kept, View<const float> mean,
+template <typename T, typename W>
+KVMEM_DEVICE void exchange_memory(const ClusterForward<T, W>& p, Team team, View<float> kept, View<const float> mean,
                                   View<float> board) {
-  const MemorySide<T>& side = p.side;
+  const MemorySide<W, T>& side = p.side;
   const View<float> image_part = shared<float>(p.shared.image_part, side.M),
                     gate_image = shared<float>(p.shared.gate_image, side.G),
                     words = shared<float>(p.shared.words, (side.M + side.G) * side.T_);
@@ -140,21 +141,20 @@ KVMEM_DEVICE void exchange_memory(const ClusterForward<T>& p, Team team, View<fl
     for (int g = thread(); g < side.G; g += kClusterThreads) kept[side.layout.gate_image + g] = gate_image[g];
   }
   write_memory(side, words, image_part.template as<const float>(), gate_image.template as<const float>());
-  read_out(
-      side, team, [&](int slot) { return [=, &side](int m) { return words[m * side.T_ + slot]; }; },
-      [&](int at, float x) {
-        kept[at] = x;
-        for (int rank = 0; rank < team.ranks; ++rank) peer(board, rank)[at - side.layout.keys] = x;
-      });
+  const auto put = [&](int at, float x) {
+    kept[at] = x;
+    for (int rank = 0; rank < team.ranks; ++rank) peer(board, rank)[at - side.layout.keys] = x;
+  };
+  read_out(side, team, [&](int slot) { return [=, &side](int m) { return words[m * side.T_ + slot]; }; }, put);
   cluster_barrier();
 }
 
 // The board's numbers as the tables that the pixel pass multiplies by. Ends with a block barrier.
-template <int kSlotBlocks, typename T>
-KVMEM_DEVICE void fill_tables(const ClusterForward<T>& p, Team team, View<float> kept, View<const float> board,
+template <int kSlotBlocks, typename T, typename W>
+KVMEM_DEVICE void fill_tables(const ClusterForward<T, W>& p, Team team, View<float> kept, View<const float> board,
                               const KeysTable<T, kSlotBlocks>& keys, const ValuesTable<T, kSlotBlocks>& values,
                               View<float> response) {
-  const MemorySide<T>& side = p.side;
+  const MemorySide<W, T>& side = p.side;
   const int slots = side.T_;
   const View<const float> value_board = board + kClusterChannels * slots;
   keys.fill([&](int c, int column) {

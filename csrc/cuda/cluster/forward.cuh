@@ -42,8 +42,8 @@ struct PixelTables {
 };
 
 // The attention of the lane's positions n and n + 8.
-template <int kSlotBlocks, typename T>
-KVMEM_DEVICE void write_attention(const ClusterForward<T>& p, int image, int n, const Sum (&alpha)[kSlotBlocks]) {
+template <int kSlotBlocks, typename T, typename W>
+KVMEM_DEVICE void write_attention(const ClusterForward<T, W>& p, int image, int n, const Sum (&alpha)[kSlotBlocks]) {
   KVMEM_UNROLL
   for (int row = 0; row < 2; ++row) {
     const int position = n + 8 * row;
@@ -59,8 +59,8 @@ KVMEM_DEVICE void write_attention(const ClusterForward<T>& p, int image, int n, 
 }
 
 // 16 positions of a tile, in place: addresses, values, response.
-template <bool kChannelsLast, bool kAttention, int kSlotBlocks, typename T>
-KVMEM_DEVICE void respond(const ClusterForward<T>& p, int image, View<T> tile, int start, const HeldSlots& slots,
+template <bool kChannelsLast, bool kAttention, int kSlotBlocks, typename T, typename W>
+KVMEM_DEVICE void respond(const ClusterForward<T, W>& p, int image, View<T> tile, int start, const HeldSlots& slots,
                           const PixelTables<T, kSlotBlocks>& tables) {
   const int position = kWarpPositions * group_warp();
   Left<T> h[kChannelBlocks];
@@ -96,8 +96,8 @@ KVMEM_DEVICE void respond(const ClusterForward<T>& p, int image, View<T> tile, i
 }
 
 // The tiles that stayed in shared memory first, the oldest first; the others take their slots, read a second time.
-template <bool kChannelsLast, bool kAttention, int kSlotBlocks, typename T>
-KVMEM_DEVICE void respond_tiles(const ClusterForward<T>& p, int image, const GroupTiles<T>& tiles,
+template <bool kChannelsLast, bool kAttention, int kSlotBlocks, typename T, typename W>
+KVMEM_DEVICE void respond_tiles(const ClusterForward<T, W>& p, int image, const GroupTiles<T>& tiles,
                                 const ImagePlane<const T, kChannelsLast>& in, const ImagePlane<T, kChannelsLast>& out,
                                 const PixelTables<T, kSlotBlocks>& tables) {
   const HeldSlots slots = held_slots<kSlotBlocks>(p.side, image);
@@ -123,8 +123,8 @@ KVMEM_DEVICE void respond_tiles(const ClusterForward<T>& p, int image, const Gro
 template <typename T>
 constexpr int kForwardBlocks = sizeof(T) == 2 ? 2 : 1;
 
-template <typename T, int kSlotBlocks, bool kChannelsLast, bool kAttention>
-KVMEM_DEVICE void cluster_forward_block(const ClusterForward<T>& p) {
+template <typename T, typename W, int kSlotBlocks, bool kChannelsLast, bool kAttention>
+KVMEM_DEVICE void cluster_forward_block(const ClusterForward<T, W>& p) {
   const Team team{cluster_rank(), cluster_blocks()};
   const int64_t image = block() / team.ranks, image_numbers = static_cast<int64_t>(kClusterChannels) * p.N;
   const ImagePlane<const T, kChannelsLast> in{p.image + image * image_numbers, p.N};
@@ -141,7 +141,11 @@ KVMEM_DEVICE void cluster_forward_block(const ClusterForward<T>& p) {
     commit_copies();
   }
   // 16 slots at a time: more would need more registers than the rest of the kernel.
-  write_words<16>(p.side, image, team, kept);
+  if constexpr (std::is_same_v<T, W>) {
+    write_words<16>(p.side, image, team, kept);
+  } else {
+    with_words(p.side, [&](const auto& side) { write_words<16>(side, image, team, kept); });
+  }
   const View<float> scratch =
       shared<float>(p.shared.sums, kClusterThreads * kThreadSums<T, kChannelsLast>);
   const float sum = sum_tiles<kChannelsLast>(in, tiles, scratch);
@@ -157,26 +161,35 @@ KVMEM_DEVICE void cluster_forward_block(const ClusterForward<T>& p) {
   respond_tiles<kChannelsLast, kAttention>(p, static_cast<int>(image), tiles, in, out, tables);
 }
 
-template <typename T, int kSlotBlocks, bool kChannelsLast, bool kAttention>
+template <typename T, typename W, int kSlotBlocks, bool kChannelsLast, bool kAttention>
 KVMEM_KERNEL(kClusterThreads, kForwardBlocks<T>)
-cluster_forward_kernel(KVMEM_PARAMETER(ClusterForward<T>) p) {
-  if constexpr (kClusters) cluster_forward_block<T, kSlotBlocks, kChannelsLast, kAttention>(p);
+cluster_forward_kernel(KVMEM_PARAMETER(ClusterForward<T, W>) p) {
+  if constexpr (kClusters) cluster_forward_block<T, W, kSlotBlocks, kChannelsLast, kAttention>(p);
 }
 
-// Calls body with the kernel for these arguments.
-template <typename T, typename Body>
-auto with_forward_kernel(const ForwardArguments& a, Body body) {
+// Calls body with the kernel for weights in W.
+template <typename T, typename W, typename Body>
+auto with_forward_kernel_of(const ForwardArguments& a, Body body) {
   return with_slot_blocks<T>(a.sizes, [&](auto blocks) {
     return with_flags(a.channels_last, a.attention != nullptr, [&](auto channels_last, auto attention) {
-      return body.template operator()<cluster_forward_kernel<T, blocks, channels_last, attention>, blocks>();
+      return body.template operator()<cluster_forward_kernel<T, W, blocks, channels_last, attention>, W, blocks>();
     });
   });
+}
+
+// Calls body with the kernel for these arguments, its weights' type and its blocks of slots.
+template <typename T, typename Body>
+auto with_forward_kernel(const ForwardArguments& a, Body body) {
+  if constexpr (sizeof(T) == 2) {
+    if (a.wide_weights) return with_forward_kernel_of<T, float>(a, body);
+  }
+  return with_forward_kernel_of<T, T>(a, body);
 }
 
 template <typename T>
 ClusterPlan cluster_forward_plan(const ForwardArguments& a) {
   if (!suits_cluster<T>(a.sizes, a.channels_last, {a.inputs[kImage], a.out})) return {};
-  return with_forward_kernel<T>(a, [&]<auto kernel, int blocks>() {
+  return with_forward_kernel<T>(a, [&]<auto kernel, typename W, int blocks>() {
     int fixed = 0;
     forward_shared_layout<T, blocks>(a.sizes, fixed);
     const Costs costs{.instructions = sizeof(T) == 2 ? (blocks > kFewSlotBlocks ? 494 : 394) : 944,
@@ -194,9 +207,9 @@ const char* cluster_forward(const ForwardArguments& a, void* stream) {
   const Sizes& s = a.sizes;
   const ClusterPlan plan = cluster_forward_plan<T>(a);
   const int64_t image = s.B * s.C * s.N;
-  return with_forward_kernel<T>(a, [&]<auto kernel, int blocks>() {
+  return with_forward_kernel<T>(a, [&]<auto kernel, typename W, int blocks>() {
     int fixed = 0;
-    const ClusterForward<T> p{.side = memory_side<T>(a),
+    const ClusterForward<T, W> p{.side = memory_side<W, T>(a),
                               .image = view(static_cast<const T*>(a.inputs[kImage]), image),
                               .out = view(static_cast<T*>(a.out), image),
                               .attention = view(static_cast<T*>(a.attention), s.B * s.T * s.N),

@@ -157,19 +157,25 @@ KVMEM_DEVICE void reduce(const ClusterBackward<T>& p, int64_t image, Team team, 
   send_sums(p, team, warp_sums);
   cluster_barrier();
   const BlockSums<kSlotBlocks> sums = receive_sums<kSlotBlocks>(p, team, gradients);
-  read_out_backward(
-      side, p.out, team, kept, sums.response, [&](int c, int slot) { return sums.at(c, 0, slot); },
-      [&](int c, int slot) { return sums.at(c, 1, slot); },
-      [&](int at, float x) {
-        gradients[at] = x;
-        for (int rank = 0; rank < team.ranks; ++rank) peer(board, rank)[at - p.out.keys] = x;
-      });
+  const auto put = [&](int at, float x) {
+    gradients[at] = x;
+    for (int rank = 0; rank < team.ranks; ++rank) peer(board, rank)[at - p.out.keys] = x;
+  };
+  with_weights(side, [&](const auto& typed) {
+    read_out_backward(
+        typed, p.out, team, kept, sums.response, [&](int c, int slot) { return sums.at(c, 0, slot); },
+        [&](int c, int slot) { return sums.at(c, 1, slot); }, put);
+  });
   cluster_barrier();
   const View<const float> keys = board.template as<const float>();
-  memory_backward_rows(side, p.out, team, kept, keys, keys + kClusterChannels * side.T_, gradients, gate_parts,
-                       scratch);
+  with_weights(side, [&](const auto& typed) {
+    memory_backward_rows(typed, p.out, team, kept, keys, keys + kClusterChannels * side.T_, gradients, gate_parts,
+                         scratch);
+  });
   cluster_barrier();
-  mean_backward(side, p.out, team, kept, gradients, gate_parts.template as<const float>(), scratch, mean);
+  with_weights(side, [&](const auto& typed) {
+    mean_backward(typed, p.out, team, kept, gradients, gate_parts.template as<const float>(), scratch, mean);
+  });
 }
 
 }  // namespace kvmem::cuda

@@ -30,6 +30,11 @@ constexpr int general_blocks() {
   return sizeof(T) == 2 && !kVector ? 3 : 2;
 }
 
+template <typename T, typename Arguments>
+Parameters<T> gate_bias(const Arguments& a) {
+  return {parameter_view<T>(a.inputs[kResponseGateBias], a.sizes.R, a.wide_weights), a.wide_weights};
+}
+
 template <typename T>
 struct GateTables {
   Table<T> values, gate, response;
@@ -47,8 +52,8 @@ KVMEM_DEVICE void accumulate_gate(const GateTables<T>& tables, const Matrix<T, k
 
 // γ of channels c and c + 1.
 template <typename T>
-KVMEM_DEVICE Float2 gate_of(Float2 z, View<const T> bias, int c, int C) {
-  const float b0 = c < C ? to_float(bias[c]) : 0.0f, b1 = c + 1 < C ? to_float(bias[c + 1]) : 0.0f;
+KVMEM_DEVICE Float2 gate_of(Float2 z, Parameters<T> bias, int c, int C) {
+  const float b0 = c < C ? bias[c] : 0.0f, b1 = c + 1 < C ? bias[c + 1] : 0.0f;
   return {sigmoid(z.x + b0), sigmoid(z.y + b1)};
 }
 

@@ -193,7 +193,7 @@ const char* launch_backward_chunks(const BackwardArguments& a, const BackwardPla
                              .sums = view(workspace.sums, s.B * plan.chunks * sums_layout(s).size),
                              .scratch = view(workspace.scratch, plan.scratch_numbers),
                              .tables = view(static_cast<const T*>(workspace.tables), plan.tables.numbers),
-                             .gate_bias = view(static_cast<const T*>(a.inputs[kResponseGateBias]), s.R),
+                             .gate_bias = gate_bias<T>(a),
                              .mask = view(a.mask, s.B * s.T),
                              .keys = plan.keys,
                              .keys_back = plan.keys_back,
@@ -230,8 +230,7 @@ const char* general_backward(const BackwardArguments& a, void* stream) {
   const BackwardPlan plan = backward_plan<T>(a);
   const BackwardWorkspace<T> w = split_workspace<T>(plan, a.workspace);
   if (!plan.want_image && !plan.want_sums) return nullptr;
-  const void* gate = a.inputs[kResponseGateWeight];
-  if (const char* error = launch_pack_tables<T>(plan.tables, a.memory, gate, w.tables, stream)) return error;
+  if (const char* error = launch_pack_tables<T>(plan.tables, a, w.tables, stream)) return error;
   if (const char* error = launch_backward_chunks(a, plan, w, stream)) return error;
   if (!plan.want_sums) return nullptr;
   if (a.options.given) {

@@ -29,7 +29,8 @@ struct GeneralForward {
   View<const T> image;
   View<T> out, attention;
   View<const float> memory;
-  View<const T> tables, gate_bias;
+  View<const T> tables;
+  Parameters<T> gate_bias;
   View<const bool> mask;
   TablePlace keys, values, gate, response;
   TileShape tile;
@@ -86,7 +87,7 @@ KVMEM_DEVICE void address_row(const GeneralForward<T>& p, const ForwardTile<T, k
   const bool first = lane() % kRowLanes == 0;
   if constexpr (!kVector) {
     read = sum_of_row(read) * scale;
-    if (first && p.gated) x.gate[n] = sigmoid(scores[p.slots] + read + to_float(p.gate_bias[0]));
+    if (first && p.gated) x.gate[n] = sigmoid(scores[p.slots] + read + p.gate_bias[0]);
   }
 }
 
@@ -207,7 +208,7 @@ const char* launch_forward_tiles(const ForwardArguments& a, const ForwardPlan& p
                             .attention = view(static_cast<T*>(a.attention), scores),
                             .memory = view(static_cast<const float*>(a.memory), s.B * layout.size),
                             .tables = view(tables, plan.tables.numbers),
-                            .gate_bias = view(static_cast<const T*>(a.inputs[kResponseGateBias]), s.R),
+                            .gate_bias = gate_bias<T>(a),
                             .mask = view(a.mask, s.B * s.T),
                             .keys = plan.keys,
                             .values = plan.values,
@@ -244,8 +245,7 @@ const char* general_forward(const ForwardArguments& a, void* stream) {
     if (const char* error = launch_mean<T>(a, sums, stream)) return error;
     if (const char* error = memory_forward<T>(a, sums, mean_chunks(s), stream)) return error;
   }
-  const void* gate = a.inputs[kResponseGateWeight];
-  if (const char* error = launch_pack_tables<T>(plan.tables, a.memory, gate, tables, stream)) return error;
+  if (const char* error = launch_pack_tables<T>(plan.tables, a, tables, stream)) return error;
   return launch_forward_tiles<T>(a, plan, tables, stream);
 }
 

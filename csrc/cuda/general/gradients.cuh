@@ -33,7 +33,8 @@ struct GeneralBackward {
   View<const float> memory;
   View<float> sums;  // (B, chunks, layout.size); null: not wanted
   View<T> scratch;   // dz (blocks, tile), where float32's has no room in shared memory
-  View<const T> tables, gate_bias;
+  View<const T> tables;
+  Parameters<T> gate_bias;
   View<const bool> mask;
   // `back` are those that lead back to h.
   TablePlace keys, keys_back, values, values_out, gate, gate_back, response, response_out;
@@ -126,7 +127,7 @@ KVMEM_DEVICE void differentiate_row_scalar(const GeneralBackward<T>& p, const Ba
   read = sum_of_row(read) * scale;
   value = sum_of_row(value) * scale;
   given = sum_of_row(given) * scale;
-  const float gate = p.gated ? sigmoid(scores[p.slots] + read + to_float(p.gate_bias[0])) : 1.0f;
+  const float gate = p.gated ? sigmoid(scores[p.slots] + read + p.gate_bias[0]) : 1.0f;
   const float share = (value - kept) * (1.0f - gate), dz = share * gate;
   const float mean = gate * value + read * dz + given;
   for_each_slot(round_up_16(p.scores), [&](int t) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cuda/general/product.cuh"
+#include "cuda/memory/types.cuh"
 
 namespace kvmem::cuda {
 
@@ -28,7 +29,7 @@ struct TableJob {
 template <typename T>
 struct TablesParameters {
   View<const float> memory;
-  View<const T> response_gate;
+  Parameters<T> response_gate;
   View<T> tables;
   int C, slots, R;
   MemoryLayout layout;
@@ -42,13 +43,13 @@ KVMEM_DEVICE float source_number(const TablesParameters<T>& p, Source source, Vi
   switch (source) {
     case Source::keys:
       if (i < p.C && slot) return memory[p.layout.keys + i * p.slots + j];
-      return i < p.C && j == p.slots && p.R == 1 ? to_float(p.response_gate[i]) : 0.0f;
+      return i < p.C && j == p.slots && p.R == 1 ? p.response_gate[i] : 0.0f;
     case Source::values:
       return i < p.C && slot ? memory[p.layout.values + i * p.slots + j] : 0.0f;
     case Source::response:
       return i < p.R && slot ? memory[p.layout.response + i * p.slots + j] : 0.0f;
     default:
-      return i < p.R && j < p.C ? to_float(p.response_gate[i * 2 * p.C + j]) : 0.0f;
+      return i < p.R && j < p.C ? p.response_gate[i * 2 * p.C + j] : 0.0f;
   }
 }
 
@@ -114,13 +115,12 @@ struct TablesPlan {
   }
 };
 
-template <typename T>
-const char* launch_pack_tables(const TablesPlan& plan, const float* memory, const void* response_gate, T* tables,
-                               void* stream) {
+template <typename T, typename Arguments>
+const char* launch_pack_tables(const TablesPlan& plan, const Arguments& a, T* tables, void* stream) {
   const Sizes& s = plan.sizes;
   const MemoryLayout layout = memory_layout(s);
-  TablesParameters<T> p{view(memory, s.B * layout.size),
-                        view(static_cast<const T*>(response_gate), s.R * 2 * s.C),
+  TablesParameters<T> p{view(static_cast<const float*>(a.memory), s.B * layout.size),
+                        {parameter_view<T>(a.inputs[kResponseGateWeight], s.R * 2 * s.C, a.wide_weights), a.wide_weights},
                         view(tables, plan.numbers),
                         static_cast<int>(s.C),
                         static_cast<int>(s.T),

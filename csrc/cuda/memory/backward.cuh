@@ -242,16 +242,22 @@ KVMEM_KERNEL(kMemoryThreads, 1) memory_backward_kernel(KVMEM_PARAMETER(MemoryBac
   const auto sum = chunk_sum(sums, p.chunks, p.sums_layout.size);
   sum_gate_chunks(side, p.sums_layout, p.out, team, sum, gradients);
   cluster_barrier();
-  read_out_backward(
-      side, p.out, team, kept, written + p.out.response,
-      [&](int c, int slot) { return sum(p.sums_layout.keys + c * side.T_ + slot); },
-      [&](int c, int slot) { return sum(p.sums_layout.values + c * side.T_ + slot); },
-      [&](int at, float x) { gradients[at] = x; });
+  with_weights(side, [&](const auto& typed) {
+    read_out_backward(
+        typed, p.out, team, kept, written + p.out.response,
+        [&](int c, int slot) { return sum(p.sums_layout.keys + c * side.T_ + slot); },
+        [&](int c, int slot) { return sum(p.sums_layout.values + c * side.T_ + slot); },
+        [&](int at, float x) { gradients[at] = x; });
+  });
   cluster_barrier();
-  memory_backward_rows(side, p.out, team, kept, written + p.out.keys, written + p.out.values, gradients, gate_parts,
-                       scratch);
+  with_weights(side, [&](const auto& typed) {
+    memory_backward_rows(typed, p.out, team, kept, written + p.out.keys, written + p.out.values, gradients, gate_parts,
+                         scratch);
+  });
   cluster_barrier();
-  mean_backward(side, p.out, team, kept, gradients, gate_parts.template as<const float>(), scratch, mean);
+  with_weights(side, [&](const auto& typed) {
+    mean_backward(typed, p.out, team, kept, gradients, gate_parts.template as<const float>(), scratch, mean);
+  });
 }
 
 // sums (B, chunks, sums_layout(s).size) -> gradients (B, gradient_layout(s).size)

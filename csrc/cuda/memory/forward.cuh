@@ -13,8 +13,8 @@ namespace kvmem::cuda {
 
 // Lane t's result: row · w_{first + t}. Each lane takes some of the D numbers of every word, and reads words in batches.
 // There are at most kMost slots.
-template <int n, int kMost, typename T>
-KVMEM_DEVICE float row_times_words(const MemorySide<T>& p, View<const T> row, View<const T> words, bool held,
+template <int n, int kMost, typename W, typename X>
+KVMEM_DEVICE float row_times_words(const MemorySide<W, X>& p, View<const W> row, View<const X> words, bool held,
                                    int first) {
   constexpr int batch = 4;
   float sums[kWarp] = {};
@@ -46,18 +46,19 @@ KVMEM_DEVICE float row_times_words(const MemorySide<T>& p, View<const T> row, Vi
 }
 
 // What needs no mean: φ(W_w w_t + b_w) and A w_t, a row a warp, kMost slots at a time.
-template <int kMost, typename T>
-KVMEM_DEVICE void write_words(const MemorySide<T>& p, int64_t image, Team team, View<float> kept) {
-  const View<const T> words = p.words + image * p.T_ * p.D;
+template <int kMost, typename W, typename X>
+KVMEM_DEVICE void write_words(const MemorySide<W, X>& p, int64_t image, Team team, View<float> kept) {
+  constexpr int vector = 16 / (sizeof(W) < sizeof(X) ? sizeof(W) : sizeof(X));
+  const View<const X> words = p.words + image * p.T_ * p.D;
   const int warps = block_threads() / kWarp;
   for (int row = team.rank + team.ranks * warp(); row < p.M + p.G; row += team.ranks * warps) {
     const bool writes = row < p.M;
     const int index = writes ? row : row - p.M;
-    const View<const T> weight = (writes ? p.write_word : p.gate_word) + index * p.D;
+    const View<const W> weight = (writes ? p.write_word : p.gate_word) + index * p.D;
     for (int first = 0; first < p.T_; first += kMost) {
       const int slot = lane() < kMost ? first + lane() : p.T_;
       const bool held = slot < p.T_ && (!p.mask || p.mask[image * p.T_ + slot]);
-      const float x = p.whole_vectors ? row_times_words<16 / sizeof(T), kMost>(p, weight, words, held, first)
+      const float x = p.whole_vectors ? row_times_words<vector, kMost>(p, weight, words, held, first)
                                       : row_times_words<1, kMost>(p, weight, words, held, first);
       if (slot >= p.T_) continue;
       if (writes) {
@@ -70,14 +71,14 @@ KVMEM_DEVICE void write_words(const MemorySide<T>& p, int64_t image, Team team, 
 }
 
 // What depends on the mean alone: φ(W_r r + b_r) (M) and B r (G), by every block for itself. Ends with a block barrier.
-template <typename T>
-KVMEM_DEVICE void write_image(const MemorySide<T>& p, View<const float> mean, View<float> image_part,
+template <typename W, typename X>
+KVMEM_DEVICE void write_image(const MemorySide<W, X>& p, View<const float> mean, View<float> image_part,
                               View<float> gate_image) {
   for (int row = thread(); row < p.M + p.G; row += block_threads()) {
     const bool writes = row < p.M;
     const int index = writes ? row : row - p.M;
-    const View<const T> weight = (writes ? p.write_image : p.gate_image) + index * p.C;
-    const float x = p.whole_vectors ? dot<16 / sizeof(T)>(weight, mean, p.C) : dot<1>(weight, mean, p.C);
+    const View<const W> weight = (writes ? p.write_image : p.gate_image) + index * p.C;
+    const float x = p.whole_vectors ? dot<16 / sizeof(W)>(weight, mean, p.C) : dot<1>(weight, mean, p.C);
     if (writes) {
       image_part[index] = activate(x + to_float(p.write_image_bias[index]), p.relu);
     } else {
@@ -88,8 +89,8 @@ KVMEM_DEVICE void write_image(const MemorySide<T>& p, View<const float> mean, Vi
 }
 
 // g_t, of the memory's channel m.
-template <typename T>
-KVMEM_DEVICE float write_gate(const MemorySide<T>& p, View<const float> kept, View<const float> gate_image, int m,
+template <typename W, typename X>
+KVMEM_DEVICE float write_gate(const MemorySide<W, X>& p, View<const float> kept, View<const float> gate_image, int m,
                               int slot) {
   const int row = p.G > 1 ? m : 0;
   const float x = kept[p.layout.gate + row * p.T_ + slot] + gate_image[row];
@@ -97,8 +98,8 @@ KVMEM_DEVICE float write_gate(const MemorySide<T>& p, View<const float> kept, Vi
 }
 
 // m_t of one slot, computed where it is asked for: m(channel).
-template <typename T>
-KVMEM_DEVICE auto memory_of_slot(const MemorySide<T>& p, View<const float> kept, View<const float> image_part,
+template <typename W, typename X>
+KVMEM_DEVICE auto memory_of_slot(const MemorySide<W, X>& p, View<const float> kept, View<const float> image_part,
                                  View<const float> gate_image, int slot) {
   const float scalar_gate = p.G > 1 ? 0.0f : write_gate(p, kept, gate_image, 0, slot);
   return [=, &p](int m) {
@@ -125,18 +126,18 @@ KVMEM_DEVICE float row_times_memory(View<const T> row, int M, Memory memory) {
 
 // k_t and v_t, a row of K or V a warp, a slot a lane. memory(slot) gives m_t as a function of the channel;
 // put(place in the layout, number).
-template <typename T, typename Memory, typename Put>
-KVMEM_DEVICE void read_out(const MemorySide<T>& p, Team team, Memory memory, Put put) {
+template <typename W, typename X, typename Memory, typename Put>
+KVMEM_DEVICE void read_out(const MemorySide<W, X>& p, Team team, Memory memory, Put put) {
   const int warps = block_threads() / kWarp;
   for (int row = team.rank + team.ranks * warp(); row < 2 * p.C; row += team.ranks * warps) {
     const bool is_key = row < p.C;
     const int c = is_key ? row : row - p.C;
-    const View<const T> weight = (is_key ? p.key : p.value) + c * p.M;
+    const View<const W> weight = (is_key ? p.key : p.value) + c * p.M;
     const float bias = to_float(is_key ? p.key_bias[c] : p.value_bias[c]);
     for (int first = 0; first < p.T_; first += kWarp) {
       const int slot = first + lane();
       const auto m = memory(slot < p.T_ ? slot : p.T_ - 1);
-      const float x = p.whole_vectors ? row_times_memory<16 / sizeof(T)>(weight, p.M, m)
+      const float x = p.whole_vectors ? row_times_memory<16 / sizeof(W)>(weight, p.M, m)
                                       : row_times_memory<1>(weight, p.M, m);
       if (slot >= p.T_) continue;
       put((is_key ? p.layout.keys : p.layout.values) + c * p.T_ + slot, activate(x + bias, p.relu));
@@ -145,11 +146,11 @@ KVMEM_DEVICE void read_out(const MemorySide<T>& p, Team team, Memory memory, Put
 }
 
 // u_t = W_g's second half times v_t, values (C, T).
-template <typename T, typename Put>
-KVMEM_DEVICE void read_response(const MemorySide<T>& p, Team team, View<const float> values, Put put) {
+template <typename W, typename X, typename Put>
+KVMEM_DEVICE void read_response(const MemorySide<W, X>& p, Team team, View<const float> values, Put put) {
   const int warps = block_threads() / kWarp;
   for (int r = team.rank + team.ranks * warp(); r < p.R; r += team.ranks * warps) {
-    const View<const T> weight = p.response_gate + (2 * r + 1) * p.C;
+    const View<const W> weight = p.response_gate + (2 * r + 1) * p.C;
     for (int slot = lane(); slot < p.T_; slot += kWarp) {
       float sums[4] = {};
       int c = 0;
@@ -190,9 +191,11 @@ KVMEM_KERNEL(kMemoryThreads, 1) memory_forward_kernel(KVMEM_PARAMETER(MemoryForw
     mean[c] = sum / p.positions;
     if (team.rank == 0) p.mean[image * side.C + c] = mean[c];
   }
-  write_words<kWarp>(side, image, team, kept);
+  with_words(side, [&](const auto& typed) { write_words<kWarp>(typed, image, team, kept); });
   block_barrier();
-  write_image(side, mean.template as<const float>(), image_part, gate_image);
+  with_weights(side, [&](const auto& typed) {
+    write_image(typed, mean.template as<const float>(), image_part, gate_image);
+  });
   if (team.rank == 0) {
     for (int m = thread(); m < side.M; m += block_threads()) kept[side.layout.image_part + m] = image_part[m];
     for (int g = thread(); g < side.G; g += block_threads()) kept[side.layout.gate_image + g] = gate_image[g];
@@ -200,15 +203,15 @@ KVMEM_KERNEL(kMemoryThreads, 1) memory_forward_kernel(KVMEM_PARAMETER(MemoryForw
   cluster_barrier();
   const auto put = [&](int at, float x) { kept[at] = x; };
   const View<const float> written = kept.template as<const float>();
-  read_out(
-      side, team,
-      [&](int slot) {
-        return memory_of_slot(side, written, image_part.template as<const float>(),
-                              gate_image.template as<const float>(), slot);
-      },
-      put);
+  with_weights(side, [&](const auto& typed) {
+    const auto memory = [&](int slot) {
+      return memory_of_slot(typed, written, image_part.template as<const float>(),
+                            gate_image.template as<const float>(), slot);
+    };
+    read_out(typed, team, memory, put);
+  });
   cluster_barrier();
-  read_response(side, team, written + side.layout.values, put);
+  with_weights(side, [&](const auto& typed) { read_response(typed, team, written + side.layout.values, put); });
 }
 
 // Blocks that share an image's memory side where it has a launch of its own.

@@ -8,7 +8,7 @@ namespace kvmem::cuda {
 template <typename T>
 struct GivenMemory {
   MemorySide<T> side;
-  View<const T> keys, values;  // (B, T, C)
+  Parameters<T> keys, values;  // (B, T, C)
   View<float> kept;
 };
 
@@ -24,22 +24,26 @@ KVMEM_KERNEL(kMemoryThreads, 1) given_memory_kernel(KVMEM_PARAMETER(GivenMemory<
     const int slot = i / side.C, at = i % side.C * side.T_ + slot;
     const int64_t from = image * side.T_ * side.C + i;
     const bool held = !side.mask || side.mask[image * side.T_ + slot];
-    kept[side.layout.keys + at] = held ? to_float(p.keys[from]) : 0.0f;
-    kept[side.layout.values + at] = held ? to_float(p.values[from]) : 0.0f;
+    kept[side.layout.keys + at] = held ? p.keys[from] : 0.0f;
+    kept[side.layout.values + at] = held ? p.values[from] : 0.0f;
   }
   cluster_barrier();
-  read_response(side, team, (kept + side.layout.values).template as<const float>(),
-                [&](int at, float x) { kept[at] = x; });
+  with_weights(side, [&](const auto& typed) {
+    read_response(typed, team, (kept + side.layout.values).template as<const float>(),
+                  [&](int at, float x) { kept[at] = x; });
+  });
 }
 
 // Writes a.memory.
 template <typename T>
 const char* take_given_memory(const ForwardArguments& a, void* stream) {
   const Sizes& s = a.sizes;
-  const int64_t numbers = s.B * s.T * s.C;
+  const auto slots = [&](int input) {
+    return Parameters<T>{parameter_view<T>(a.inputs[input], s.B * s.T * s.C, a.wide_words), a.wide_words};
+  };
   const GivenMemory<T> parameters{.side = memory_side<T>(a),
-                                  .keys = view(static_cast<const T*>(a.inputs[kKeys]), numbers),
-                                  .values = view(static_cast<const T*>(a.inputs[kValues]), numbers),
+                                  .keys = slots(kKeys),
+                                  .values = slots(kValues),
                                   .kept = view(a.memory, s.B * memory_layout(s).size)};
   const int cluster = memory_cluster<given_memory_kernel<T>>(kMemoryThreads, 0);
   return launch<given_memory_kernel<T>>(Launch{s.B * cluster, kMemoryThreads, cluster, 0, stream}, parameters);

@@ -33,13 +33,15 @@ KVMEM_KERNEL(kMemoryThreads, 1) given_memory_backward_kernel(KVMEM_PARAMETER(Giv
     const bool is_key = at < p.out.values;
     const View<T> to = is_key ? p.grad_keys : p.grad_values;
     const int i = at - (is_key ? p.out.keys : p.out.values);
-    if (to) to[first + i % side.T_ * side.C + i / side.T_] = from_float<T>(x);
+    if (to) put_gradient(to, side.wide_words, first + i % side.T_ * side.C + i / side.T_, x);
   };
-  read_out_backward(
-      side, p.out, team, p.kept + image * side.layout.size,
-      (gradients + p.out.response).template as<const float>(),
-      [&](int c, int slot) { return sum(p.sums_layout.keys + c * side.T_ + slot); },
-      [&](int c, int slot) { return sum(p.sums_layout.values + c * side.T_ + slot); }, put);
+  with_weights(side, [&](const auto& typed) {
+    read_out_backward(
+        typed, p.out, team, p.kept + image * side.layout.size,
+        (gradients + p.out.response).template as<const float>(),
+        [&](int c, int slot) { return sum(p.sums_layout.keys + c * side.T_ + slot); },
+        [&](int c, int slot) { return sum(p.sums_layout.values + c * side.T_ + slot); }, put);
+  });
 }
 
 // sums (B, chunks, sums_layout(s).size) -> the gradients of keys and values, and what gate_gradients takes.
@@ -54,8 +56,8 @@ const char* given_memory_backward(const BackwardArguments& a, const float* sums,
                                           .kept = view(a.memory, s.B * memory_layout(s).size),
                                           .sums = view(sums, s.B * chunks * sums_layout(s).size),
                                           .gradients = view(gradients, s.B * gradient_layout(s).size),
-                                          .grad_keys = view(static_cast<T*>(a.gradients[kKeys]), numbers),
-                                          .grad_values = view(static_cast<T*>(a.gradients[kValues]), numbers),
+                                          .grad_keys = gradient_view<T>(a.gradients[kKeys], numbers, a.wide_words),
+                                          .grad_values = gradient_view<T>(a.gradients[kValues], numbers, a.wide_words),
                                           .chunks = chunks};
   const int cluster = memory_cluster<given_memory_backward_kernel<T>>(kMemoryThreads, 0);
   return launch<given_memory_backward_kernel<T>>(Launch{s.B * cluster, kMemoryThreads, cluster, 0, stream}, parameters);

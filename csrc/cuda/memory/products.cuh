@@ -44,6 +44,7 @@ struct ProductJob {
   View<T> out;  // null: not wanted
   int64_t out_origin, out_pitch;
   View<const bool> out_mask;  // (batches, rows); null: all count
+  bool wide;                  // out and row_sums are in float32
   View<T> row_sums;           // number i is at i / row_sums_width * row_sums_pitch + i % row_sums_width
   int row_sums_width, row_sums_pitch;
 };
@@ -186,13 +187,13 @@ KVMEM_DEVICE void write_tile(const ProductJob<T>& job, int64_t batch, int row, i
     if (job.out && column + lane() < job.columns) {
       const float x = sum_of_parts(0, i * kProductPitch + lane());
       const bool masked = job.out_mask && !job.out_mask[line];
-      job.out[job.out_origin + line * job.out_pitch + column + lane()] = from_float<T>(masked ? 0.0f : x);
+      put_gradient(job.out, job.wide, job.out_origin + line * job.out_pitch + column + lane(), masked ? 0.0f : x);
     }
   }
   const int i = row + lane();
   if (!job.row_sums || column > 0 || thread() >= kWarp || i >= job.rows) return;
-  job.row_sums[int64_t{i / job.row_sums_width} * job.row_sums_pitch + i % job.row_sums_width] =
-      from_float<T>(sum_of_parts(1, lane()));
+  put_gradient(job.row_sums, job.wide, int64_t{i / job.row_sums_width} * job.row_sums_pitch + i % job.row_sums_width,
+               sum_of_parts(1, lane()));
 }
 
 template <typename T>
@@ -239,11 +240,14 @@ struct ProductFactors {
   Factor<T> gradient_vector(int at) const { return vectors(gradients, gradient_layout.size, at); }
   Factor<T> means() const { return vectors(mean, s.C, 0); }
   Factor<T> words() const {
-    const View<const T> numbers = view(static_cast<const T*>(a.inputs[kWords]), s.B * s.T * s.D);
-    return {{}, numbers, view(a.mask, s.B * s.T), 0, 0, s.T * s.D, s.D, 1};
+    return input(kWords, s.B * s.T * s.D, a.wide_words, view(a.mask, s.B * s.T), s.T * s.D);
   }
-  Factor<T> weight(int input, int64_t rows) const {
-    return {{}, view(static_cast<const T*>(a.inputs[input]), rows * s.D), {}, 0, 0, 0, s.D, 1};
+  Factor<T> weight(int which, int64_t rows) const { return input(which, rows * s.D, a.wide_weights, {}, 0); }
+  // Rows of D numbers, which the caller gave.
+  Factor<T> input(int which, int64_t count, bool wide, View<const bool> mask, int64_t outer_stride) const {
+    const void* numbers = a.inputs[which];
+    if (wide) return {view(static_cast<const float*>(numbers), count), {}, mask, 0, 0, outer_stride, s.D, 1};
+    return {{}, view(static_cast<const T*>(numbers), count), mask, 0, 0, outer_stride, s.D, 1};
   }
 };
 
@@ -254,7 +258,9 @@ struct ProductsPlan {
   ProductsParameters<T> parameters{};
   int64_t blocks = 0;
 
-  View<T> gradient(int input, int64_t count) const { return view(static_cast<T*>(a.gradients[input]), count); }
+  View<T> gradient(int input, int64_t count) const {
+    return gradient_view<T>(a.gradients[input], count, input == kWords ? a.wide_words : a.wide_weights);
+  }
 
   // out (rows, columns) with lines `pitch` apart from number `origin` on; row sums into lines of `width`.
   void add(const Product<T>& product, int64_t rows, int64_t columns, int out, int64_t origin, int64_t pitch,
@@ -262,6 +268,7 @@ struct ProductsPlan {
     ProductJob<T> job{};
     job.products[0] = product;
     job.batches = 1;
+    job.wide = a.wide_weights;
     job.rows = static_cast<int>(rows);
     if (out >= 0) job.out = gradient(out, (rows - 1) * pitch + origin + columns);
     if (job.out) job.columns = static_cast<int>(columns);
@@ -323,6 +330,7 @@ void plan_words(const ProductFactors<T>& f, ProductsPlan<T>& plan) {
   job.out = plan.gradient(kWords, s.B * s.T * s.D);
   job.out_pitch = s.D;
   job.out_mask = view(f.a.mask, s.B * s.T);
+  job.wide = f.a.wide_words;
   plan.append(job);
 }
 

@@ -3,30 +3,84 @@
 
 #include "cuda/fragment.cuh"
 #include "cuda/layout.h"
+#include "cuda/memory/types.cuh"
 
 namespace kvmem::cuda {
 
-// Words, weights and sizes. Every image's words, mask and kept memory lie one after another.
-template <typename T>
+// Words in X, weights in W, and sizes. Every image's words, mask and kept memory lie one after another. Most kernels are
+// given one of the image's type, which with_weights and with_words turn into one of what is really there.
+template <typename W, typename X = W>
 struct MemorySide {
   int C, T_, D, M, G, R;
   bool linear_write_gate, relu;
+  bool wide_words, wide_weights;
   bool whole_vectors;  // every row of every weight and word is whole, aligned vectors of 16 bytes
   MemoryLayout layout;
-  View<const T> words;
+  View<const X> words;
   View<const bool> mask;
-  View<const T> gate_word, gate_image, write_word, write_word_bias, write_image, write_image_bias, key, key_bias, value,
+  View<const W> gate_word, gate_image, write_word, write_word_bias, write_image, write_image_bias, key, key_bias, value,
       value_bias, response_gate, response_gate_bias;
 };
 
+template <typename W2, typename X2, typename W, typename X>
+KVMEM_DEVICE MemorySide<W2, X2> read_as(const MemorySide<W, X>& p) {
+  return {.C = p.C,
+          .T_ = p.T_,
+          .D = p.D,
+          .M = p.M,
+          .G = p.G,
+          .R = p.R,
+          .linear_write_gate = p.linear_write_gate,
+          .relu = p.relu,
+          .wide_words = p.wide_words,
+          .wide_weights = p.wide_weights,
+          .whole_vectors = p.whole_vectors,
+          .layout = p.layout,
+          .words = p.words.template as<const X2>(),
+          .mask = p.mask,
+          .gate_word = p.gate_word.template as<const W2>(),
+          .gate_image = p.gate_image.template as<const W2>(),
+          .write_word = p.write_word.template as<const W2>(),
+          .write_word_bias = p.write_word_bias.template as<const W2>(),
+          .write_image = p.write_image.template as<const W2>(),
+          .write_image_bias = p.write_image_bias.template as<const W2>(),
+          .key = p.key.template as<const W2>(),
+          .key_bias = p.key_bias.template as<const W2>(),
+          .value = p.value.template as<const W2>(),
+          .value_bias = p.value_bias.template as<const W2>(),
+          .response_gate = p.response_gate.template as<const W2>(),
+          .response_gate_bias = p.response_gate_bias.template as<const W2>()};
+}
+
+// body(the side, weights in their type): compiled for both, chosen once. Words are not to be read from it.
+template <typename T, typename Body>
+KVMEM_DEVICE void with_weights(const MemorySide<T>& p, Body body) {
+  if constexpr (sizeof(T) == 2) {
+    if (p.wide_weights) return body(read_as<float, float>(p));
+  }
+  body(p);
+}
+
+// body(the side, words and weights in their types). Words are wide only where weights are.
+template <typename W, typename X, typename Body>
+KVMEM_DEVICE void with_words(const MemorySide<W, X>& p, Body body) {
+  if constexpr (sizeof(X) == 2) {
+    if (p.wide_words) return body(read_as<float, float>(p));
+  }
+  if constexpr (sizeof(W) == 2) {
+    if (p.wide_weights) return body(read_as<float, X>(p));
+  }
+  body(p);
+}
+
 inline bool aligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
-template <typename T, typename Arguments>
-MemorySide<T> memory_side(const Arguments& a) {
+template <typename W, typename X = W, typename Arguments>
+MemorySide<W, X> memory_side(const Arguments& a) {
   const Sizes& s = a.sizes;
-  const auto input = [&](int i, int64_t count) { return view(static_cast<const T*>(a.inputs[i]), count); };
-  const auto whole = [](int64_t row) { return row * sizeof(T) % 16 == 0; };
-  bool whole_vectors = whole(s.C) && whole(s.D) && whole(s.M);
+  const auto input = [&](int i, int64_t count) { return parameter_view<W>(a.inputs[i], count, a.wide_weights); };
+  const int64_t weight = a.wide_weights ? 4 : sizeof(W), word = a.wide_words ? 4 : sizeof(X);
+  bool whole_vectors = s.C * weight % 16 == 0 && s.M * weight % 16 == 0 && s.D * (weight < word ? weight : word) % 16 == 0;
   for (int i = kWords; i < kInputs; ++i) whole_vectors = whole_vectors && aligned16(a.inputs[i]);
   return {.C = static_cast<int>(s.C),
           .T_ = static_cast<int>(s.T),
@@ -36,9 +90,11 @@ MemorySide<T> memory_side(const Arguments& a) {
           .R = static_cast<int>(s.R),
           .linear_write_gate = a.options.linear_write_gate,
           .relu = a.options.relu,
+          .wide_words = a.wide_words,
+          .wide_weights = a.wide_weights,
           .whole_vectors = whole_vectors,
           .layout = memory_layout(s),
-          .words = input(kWords, s.B * s.T * s.D),
+          .words = parameter_view<X>(a.inputs[kWords], s.B * s.T * s.D, a.wide_words),
           .mask = view(a.mask, s.B * s.T),
           .gate_word = input(kGateWord, s.G * s.D),
           .gate_image = input(kGateImage, s.G * s.C),
@@ -65,17 +121,20 @@ KVMEM_DEVICE float sigmoid(float x) { return reciprocal(1.0f + exp2(-kLog2E * x)
 
 KVMEM_DEVICE float activate(float x, bool relu) { return relu && x < 0.0f ? 0.0f : x; }
 
-// x[i] = v[at + i], one access of 16 bytes where n numbers are that long, n single ones otherwise.
+// x[i] = v[at + i], by accesses of 16 bytes where n numbers are whole ones, n single ones otherwise.
 template <int n, typename T>
 KVMEM_DEVICE void read_numbers(View<const T> v, int at, float (&x)[n]) {
-  if constexpr (n * sizeof(T) == 16) {
-    const Words4 words = load16(v, at);
+  if constexpr (n * sizeof(T) % 16 == 0) {
+    constexpr int vector = 16 / sizeof(T);
+    Words4 words[n / vector];
     KVMEM_UNROLL
-    for (int i = 0; i < 4; ++i) {
+    for (int part = 0; part < n / vector; ++part) words[part] = load16(v, at + part * vector);
+    KVMEM_UNROLL
+    for (int i = 0; i < n / vector * 4; ++i) {
       if constexpr (sizeof(T) == 4) {
-        x[i] = float_of(words.x[i]);
+        x[i] = float_of(words[i / 4].x[i % 4]);
       } else {
-        const Float2 pair = unpack<T>(words.x[i]);
+        const Float2 pair = unpack<T>(words[i / 4].x[i % 4]);
         x[2 * i] = pair.x;
         x[2 * i + 1] = pair.y;
       }

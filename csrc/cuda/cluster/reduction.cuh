@@ -169,8 +169,10 @@ KVMEM_DEVICE void reduce(const ClusterBackward<T>& p, int64_t image, Team team, 
   cluster_barrier();
   const View<const float> keys = board.template as<const float>();
   with_weights(side, [&](const auto& typed) {
-    memory_backward_rows(typed, p.out, team, kept, keys, keys + kClusterChannels * side.T_, gradients, gate_parts,
-                         scratch);
+    memory_backward_rows(typed, p.out, team, kept, keys, keys + kClusterChannels * side.T_, gradients, scratch,
+                         [&](int at, float x) {
+                           for (int rank = 0; rank < team.ranks; ++rank) peer(gate_parts, rank)[at] = x;
+                         });
   });
   cluster_barrier();
   with_weights(side, [&](const auto& typed) {

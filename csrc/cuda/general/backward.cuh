@@ -98,7 +98,7 @@ struct BackwardPlan {
   bool want_image, want_sums, sums_in_shared;
   int chunks, chunk_tiles;
   int64_t scratch_numbers;
-  size_t tables_bytes, sums_bytes, gradients_bytes, scratch_bytes;
+  size_t tables_bytes, sums_bytes, gradients_bytes, parts_bytes, scratch_bytes;
 };
 
 inline void plan_backward_tables(const Sizes& s, BackwardPlan& plan) {
@@ -148,6 +148,7 @@ BackwardPlan backward_plan(const BackwardArguments& a) {
   plan.tables_bytes = round_up_256(plan.tables.numbers * sizeof(T));
   plan.sums_bytes = plan.want_sums ? round_up_256(s.B * plan.chunks * sums * sizeof(float)) : 0;
   plan.gradients_bytes = plan.want_sums ? round_up_256(s.B * gradient_layout(s).size * sizeof(float)) : 0;
+  plan.parts_bytes = plan.want_sums && !a.options.given ? round_up_256(memory_backward_parts(s) * sizeof(float)) : 0;
   plan.scratch_bytes = round_up_256(plan.scratch_numbers * sizeof(T));
   return plan;
 }
@@ -155,14 +156,14 @@ BackwardPlan backward_plan(const BackwardArguments& a) {
 template <typename T>
 size_t general_backward_workspace(const BackwardArguments& a) {
   const BackwardPlan plan = backward_plan<T>(a);
-  return plan.tables_bytes + plan.sums_bytes + plan.gradients_bytes + plan.scratch_bytes;
+  return plan.tables_bytes + plan.sums_bytes + plan.gradients_bytes + plan.parts_bytes + plan.scratch_bytes;
 }
 
 // Where the parts of the workspace lie; null: not wanted.
 template <typename T>
 struct BackwardWorkspace {
   T* tables;
-  float *sums, *gradients;
+  float *sums, *gradients, *parts;
   T* scratch;
 };
 
@@ -174,6 +175,7 @@ BackwardWorkspace<T> split_workspace(const BackwardPlan& plan, void* workspace) 
   w.tables = reinterpret_cast<T*>(take(plan.tables_bytes));
   if (plan.want_sums) w.sums = reinterpret_cast<float*>(take(plan.sums_bytes));
   if (plan.want_sums) w.gradients = reinterpret_cast<float*>(take(plan.gradients_bytes));
+  if (plan.parts_bytes) w.parts = reinterpret_cast<float*>(take(plan.parts_bytes));
   if (plan.scratch_bytes) w.scratch = reinterpret_cast<T*>(take(plan.scratch_bytes));
   return w;
 }
@@ -237,7 +239,7 @@ const char* general_backward(const BackwardArguments& a, void* stream) {
     if (const char* error = given_memory_backward<T>(a, w.sums, plan.chunks, w.gradients, stream)) return error;
     return gate_gradients<T>(a, w.gradients, stream);
   }
-  if (const char* error = memory_backward<T>(a, w.sums, plan.chunks, w.gradients, stream)) return error;
+  if (const char* error = memory_backward<T>(a, w.sums, plan.chunks, w.gradients, w.parts, stream)) return error;
   if (const char* error = parameter_gradients<T>(a, w.gradients, stream)) return error;
   if (!plan.want_image || a.options.detach_mean) return nullptr;
   return image_gradient<T>(a, w.gradients, stream);

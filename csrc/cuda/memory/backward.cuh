@@ -94,12 +94,12 @@ KVMEM_DEVICE MemoryRow memory_row_backward(const MemorySide<T>& p, const Gradien
   return {sum_of_warp(row.image), p.G > 1 ? sum_of_warp(row.gate) : 0.0f};
 }
 
-// dm and what follows from it at once, a channel of the memory a warp. Hands this block's part of a scalar gate's
-// gradient to every block: gate_parts (ranks, T). scratch (warps, T).
-template <typename T>
+// dm and what follows from it at once, a channel of the memory a warp. send(place in (ranks, T), number) hands this block's
+// part of a scalar gate's gradient to the team. scratch (warps, T).
+template <typename T, typename Send>
 KVMEM_DEVICE void memory_backward_rows(const MemorySide<T>& p, const GradientLayout& out, Team team,
                                        View<const float> kept, View<const float> keys, View<const float> values,
-                                       View<float> gradients, View<float> gate_parts, View<float> scratch) {
+                                       View<float> gradients, View<float> scratch, Send send) {
   const int warps = block_threads() / kWarp;
   float gate_sums[kSlotGroups] = {};
   for (int m = team.rank + team.ranks * warp(); m < p.M; m += team.ranks * warps) {
@@ -118,7 +118,7 @@ KVMEM_DEVICE void memory_backward_rows(const MemorySide<T>& p, const GradientLay
   for (int slot = thread(); slot < p.T_; slot += block_threads()) {
     float sum = 0.0f;
     for (int w = 0; w < warps; ++w) sum += scratch[w * p.T_ + slot];
-    for (int rank = 0; rank < team.ranks; ++rank) peer(gate_parts, rank)[team.rank * p.T_ + slot] = sum;
+    send(team.rank * p.T_ + slot, sum);
   }
 }
 
@@ -215,55 +215,64 @@ KVMEM_DEVICE void sum_gate_chunks(const MemorySide<T>& p, const SumsLayout& from
 template <typename T>
 struct MemoryBackward {
   MemorySide<T> side;
+  Steps steps;
   SumsLayout sums_layout;
   GradientLayout out;
   View<const float> kept;
   View<const float> sums;  // (B, chunks, sums_layout.size)
   View<float> gradients;   // (B, out.size)
+  View<float> gate_parts;  // (B, ranks, T): a scalar gate's gradient, of every block of a team
   int chunks;
 };
 
-// Shared memory of a block of the general path's kernel: gate_parts, scratch, mean.
+// Shared memory of a block, in numbers: scratch, then the mean's gradient.
 KVMEM_BOTH int memory_backward_scratch(int C, int T, int warps) { return warps * (C > T ? C : T) + 1; }
 
 template <typename T>
 KVMEM_KERNEL(kMemoryThreads, 1) memory_backward_kernel(KVMEM_PARAMETER(MemoryBackward<T>) p) {
   const MemorySide<T>& side = p.side;
-  const Team team{cluster_rank(), cluster_blocks()};
-  const int64_t image = block() / team.ranks;
-  const int warps = block_threads() / kWarp, scratch_size = memory_backward_scratch(side.C, side.T_, warps);
-  const View<float> gate_parts = shared<float>(0, team.ranks * side.T_),
-                    scratch = shared<float>(4 * team.ranks * side.T_, scratch_size),
-                    mean = shared<float>(4 * (team.ranks * side.T_ + scratch_size), side.C);
+  const Team team = team_of_block();
+  const int64_t image = image_of_team();
+  const int scratch_size = memory_backward_scratch(side.C, side.T_, block_threads() / kWarp);
+  const View<float> scratch = shared<float>(0, scratch_size), mean = shared<float>(4 * scratch_size, side.C);
   const View<const float> kept = p.kept + image * side.layout.size;
-  const View<const float> sums = p.sums + image * p.chunks * p.sums_layout.size;
   const View<float> gradients = p.gradients + image * p.out.size;
+  const View<float> gate_parts = p.gate_parts + image * team.ranks * side.T_;
   const View<const float> written = gradients.template as<const float>();
-  const auto sum = chunk_sum(sums, p.chunks, p.sums_layout.size);
-  sum_gate_chunks(side, p.sums_layout, p.out, team, sum, gradients);
-  cluster_barrier();
-  with_weights(side, [&](const auto& typed) {
-    read_out_backward(
-        typed, p.out, team, kept, written + p.out.response,
-        [&](int c, int slot) { return sum(p.sums_layout.keys + c * side.T_ + slot); },
-        [&](int c, int slot) { return sum(p.sums_layout.values + c * side.T_ + slot); },
-        [&](int at, float x) { gradients[at] = x; });
-  });
-  cluster_barrier();
-  with_weights(side, [&](const auto& typed) {
-    memory_backward_rows(typed, p.out, team, kept, written + p.out.keys, written + p.out.values, gradients, gate_parts,
-                         scratch);
-  });
-  cluster_barrier();
+  const auto sum = chunk_sum(p.sums + image * p.chunks * p.sums_layout.size, p.chunks, p.sums_layout.size);
+  if (p.steps.run(0)) sum_gate_chunks(side, p.sums_layout, p.out, team, sum, gradients);
+  barrier_between(p.steps);
+  if (p.steps.run(1)) {
+    with_weights(side, [&](const auto& typed) {
+      read_out_backward(
+          typed, p.out, team, kept, written + p.out.response,
+          [&](int c, int slot) { return sum(p.sums_layout.keys + c * side.T_ + slot); },
+          [&](int c, int slot) { return sum(p.sums_layout.values + c * side.T_ + slot); },
+          [&](int at, float x) { gradients[at] = x; });
+    });
+  }
+  barrier_between(p.steps);
+  if (p.steps.run(2)) {
+    with_weights(side, [&](const auto& typed) {
+      memory_backward_rows(typed, p.out, team, kept, written + p.out.keys, written + p.out.values, gradients, scratch,
+                           [&](int at, float x) { gate_parts[at] = x; });
+    });
+  }
+  barrier_between(p.steps);
+  // Every block would come to the same, and nobody asks the others for it.
+  if (!p.steps.run(3) || team.rank > 0) return;
   with_weights(side, [&](const auto& typed) {
     mean_backward(typed, p.out, team, kept, gradients, gate_parts.template as<const float>(), scratch, mean);
   });
 }
 
-// sums (B, chunks, sums_layout(s).size) -> gradients (B, gradient_layout(s).size)
+inline int64_t memory_backward_parts(const Sizes& s) { return s.B * kTeamBlocks * s.T; }
+
+// sums (B, chunks, sums_layout(s).size) -> gradients (B, gradient_layout(s).size). gate_parts: memory_backward_parts(s)
+// numbers of scratch.
 template <typename T>
 const char* memory_backward(const BackwardArguments& a, const float* sums, int chunks, float* gradients,
-                            void* stream) {
+                            float* gate_parts, void* stream) {
   const Sizes& s = a.sizes;
   const MemoryBackward<T> parameters{.side = memory_side<T>(a),
                                      .sums_layout = sums_layout(s),
@@ -271,14 +280,11 @@ const char* memory_backward(const BackwardArguments& a, const float* sums, int c
                                      .kept = view(a.memory, s.B * memory_layout(s).size),
                                      .sums = view(sums, s.B * chunks * sums_layout(s).size),
                                      .gradients = view(gradients, s.B * gradient_layout(s).size),
+                                     .gate_parts = view(gate_parts, memory_backward_parts(s)),
                                      .chunks = chunks};
   const int C = static_cast<int>(s.C), slots = static_cast<int>(s.T);
-  const auto shared_bytes = [&](int cluster) {
-    return 4 * (cluster * slots + memory_backward_scratch(C, slots, kMemoryThreads / kWarp) + C);
-  };
-  const int cluster = memory_cluster<memory_backward_kernel<T>>(kMemoryThreads, shared_bytes(kMemoryCluster));
-  return launch<memory_backward_kernel<T>>(
-      Launch{s.B * cluster, kMemoryThreads, cluster, shared_bytes(cluster), stream}, parameters);
+  const int shared_bytes = 4 * (memory_backward_scratch(C, slots, kMemoryThreads / kWarp) + C);
+  return launch_steps<memory_backward_kernel<T>>(parameters, 0, 4, s.B, shared_bytes, stream);
 }
 
 }  // namespace kvmem::cuda

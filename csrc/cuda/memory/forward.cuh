@@ -7,7 +7,7 @@
 // them stands a barrier of the team.
 #pragma once
 
-#include "cuda/memory/side.cuh"
+#include "cuda/memory/steps.cuh"
 
 namespace kvmem::cuda {
 
@@ -167,23 +167,19 @@ KVMEM_DEVICE void read_response(const MemorySide<W, X>& p, Team team, View<const
 template <typename T>
 struct MemoryForward {
   MemorySide<T> side;
+  Steps steps;
   View<const float> mean_sums;  // (B, chunks, C)
   View<float> mean, kept;
   int chunks;
   float positions;
 };
 
-constexpr int kMemoryThreads = 256;
-constexpr int kMemoryCluster = 8;
-
+// The mean, what is written of the words, and what depends on the mean alone, which a team's first block keeps.
 template <typename T>
-KVMEM_KERNEL(kMemoryThreads, 1) memory_forward_kernel(KVMEM_PARAMETER(MemoryForward<T>) p) {
+KVMEM_DEVICE void write_step(const MemoryForward<T>& p, int64_t image, Team team, View<float> kept,
+                             View<float> image_part, View<float> gate_image) {
   const MemorySide<T>& side = p.side;
-  const Team team{cluster_rank(), cluster_blocks()};
-  const int64_t image = block() / team.ranks;
-  const View<float> kept = p.kept + image * side.layout.size;
-  const View<float> mean = shared<float>(0, side.C), image_part = shared<float>(4 * side.C, side.M),
-                    gate_image = shared<float>(4 * (side.C + side.M), side.G);
+  const View<float> mean = shared<float>(0, side.C);
   const View<const float> sums = p.mean_sums + image * p.chunks * side.C;
   for (int c = thread(); c < side.C; c += block_threads()) {
     float sum = 0.0f;
@@ -196,29 +192,37 @@ KVMEM_KERNEL(kMemoryThreads, 1) memory_forward_kernel(KVMEM_PARAMETER(MemoryForw
   with_weights(side, [&](const auto& typed) {
     write_image(typed, mean.template as<const float>(), image_part, gate_image);
   });
-  if (team.rank == 0) {
-    for (int m = thread(); m < side.M; m += block_threads()) kept[side.layout.image_part + m] = image_part[m];
-    for (int g = thread(); g < side.G; g += block_threads()) kept[side.layout.gate_image + g] = gate_image[g];
-  }
-  cluster_barrier();
-  const auto put = [&](int at, float x) { kept[at] = x; };
-  const View<const float> written = kept.template as<const float>();
-  with_weights(side, [&](const auto& typed) {
-    const auto memory = [&](int slot) {
-      return memory_of_slot(typed, written, image_part.template as<const float>(),
-                            gate_image.template as<const float>(), slot);
-    };
-    read_out(typed, team, memory, put);
-  });
-  cluster_barrier();
-  with_weights(side, [&](const auto& typed) { read_response(typed, team, written + side.layout.values, put); });
+  if (team.rank > 0) return;
+  for (int m = thread(); m < side.M; m += block_threads()) kept[side.layout.image_part + m] = image_part[m];
+  for (int g = thread(); g < side.G; g += block_threads()) kept[side.layout.gate_image + g] = gate_image[g];
 }
 
-// Blocks that share an image's memory side where it has a launch of its own.
-template <auto kernel>
-int memory_cluster(int threads, int shared_bytes) {
-  const Launch shared{kMemoryCluster, threads, kMemoryCluster, shared_bytes, nullptr};
-  return device().capability >= 90 && clusters_that_fit<kernel>(shared) > 0 ? kMemoryCluster : 1;
+template <typename T>
+KVMEM_KERNEL(kMemoryThreads, 1) memory_forward_kernel(KVMEM_PARAMETER(MemoryForward<T>) p) {
+  const MemorySide<T>& side = p.side;
+  const Team team = team_of_block();
+  const int64_t image = image_of_team();
+  const View<float> kept = p.kept + image * side.layout.size;
+  const View<const float> written = kept.template as<const float>();
+  const View<float> image_part = shared<float>(4 * side.C, side.M),
+                    gate_image = shared<float>(4 * (side.C + side.M), side.G);
+  const auto put = [&](int at, float x) { kept[at] = x; };
+  if (p.steps.run(0)) write_step(p, image, team, kept, image_part, gate_image);
+  barrier_between(p.steps);
+  if (p.steps.run(1)) {
+    // By a launch of its own, the step finds in shared memory nothing that the one before it left there.
+    const View<const float> from_image = p.steps.together ? image_part.template as<const float>()
+                                                          : written + side.layout.image_part;
+    const View<const float> from_gate = p.steps.together ? gate_image.template as<const float>()
+                                                         : written + side.layout.gate_image;
+    with_weights(side, [&](const auto& typed) {
+      const auto memory = [&](int slot) { return memory_of_slot(typed, written, from_image, from_gate, slot); };
+      read_out(typed, team, memory, put);
+    });
+  }
+  barrier_between(p.steps);
+  if (!p.steps.run(2)) return;
+  with_weights(side, [&](const auto& typed) { read_response(typed, team, written + side.layout.values, put); });
 }
 
 // mean_sums (B, chunks, C): sums of h over chunks of the positions. Writes a.mean and a.memory.
@@ -233,9 +237,7 @@ const char* memory_forward(const ForwardArguments& a, const float* mean_sums, in
                                     .chunks = chunks,
                                     .positions = static_cast<float>(s.N)};
   const int shared_bytes = static_cast<int>(4 * (s.C + s.M + s.G));
-  const int cluster = memory_cluster<memory_forward_kernel<T>>(kMemoryThreads, shared_bytes);
-  return launch<memory_forward_kernel<T>>(Launch{s.B * cluster, kMemoryThreads, cluster, shared_bytes, stream},
-                                          parameters);
+  return launch_steps<memory_forward_kernel<T>>(parameters, 0, 3, s.B, shared_bytes, stream);
 }
 
 }  // namespace kvmem::cuda

@@ -8,6 +8,7 @@ namespace kvmem::cuda {
 template <typename T>
 struct GivenMemory {
   MemorySide<T> side;
+  Steps steps;
   Parameters<T> keys, values;  // (B, T, C)
   View<float> kept;
 };
@@ -16,18 +17,20 @@ struct GivenMemory {
 template <typename T>
 KVMEM_KERNEL(kMemoryThreads, 1) given_memory_kernel(KVMEM_PARAMETER(GivenMemory<T>) p) {
   const MemorySide<T>& side = p.side;
-  const Team team{cluster_rank(), cluster_blocks()};
-  const int64_t image = block() / team.ranks;
+  const Team team = team_of_block();
+  const int64_t image = image_of_team();
   const View<float> kept = p.kept + image * side.layout.size;
   const int member = team.rank * block_threads() + thread(), members = team.ranks * block_threads();
-  for (int i = member; i < side.T_ * side.C; i += members) {
+  const int numbers = p.steps.run(0) ? side.T_ * side.C : 0;
+  for (int i = member; i < numbers; i += members) {
     const int slot = i / side.C, at = i % side.C * side.T_ + slot;
     const int64_t from = image * side.T_ * side.C + i;
     const bool held = !side.mask || side.mask[image * side.T_ + slot];
     kept[side.layout.keys + at] = held ? p.keys[from] : 0.0f;
     kept[side.layout.values + at] = held ? p.values[from] : 0.0f;
   }
-  cluster_barrier();
+  barrier_between(p.steps);
+  if (!p.steps.run(1)) return;
   with_weights(side, [&](const auto& typed) {
     read_response(typed, team, (kept + side.layout.values).template as<const float>(),
                   [&](int at, float x) { kept[at] = x; });
@@ -45,8 +48,7 @@ const char* take_given_memory(const ForwardArguments& a, void* stream) {
                                   .keys = slots(kKeys),
                                   .values = slots(kValues),
                                   .kept = view(a.memory, s.B * memory_layout(s).size)};
-  const int cluster = memory_cluster<given_memory_kernel<T>>(kMemoryThreads, 0);
-  return launch<given_memory_kernel<T>>(Launch{s.B * cluster, kMemoryThreads, cluster, 0, stream}, parameters);
+  return launch_steps<given_memory_kernel<T>>(parameters, 0, s.R > 0 ? 2 : 1, s.B, 0, stream);
 }
 
 }  // namespace kvmem::cuda

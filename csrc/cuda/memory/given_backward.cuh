@@ -10,6 +10,7 @@ namespace kvmem::cuda {
 template <typename T>
 struct GivenMemoryBackward {
   MemorySide<T> side;
+  Steps steps;
   SumsLayout sums_layout;
   GradientLayout out;
   View<const float> kept;
@@ -22,13 +23,14 @@ struct GivenMemoryBackward {
 template <typename T>
 KVMEM_KERNEL(kMemoryThreads, 1) given_memory_backward_kernel(KVMEM_PARAMETER(GivenMemoryBackward<T>) p) {
   const MemorySide<T>& side = p.side;
-  const Team team{cluster_rank(), cluster_blocks()};
-  const int64_t image = block() / team.ranks, first = image * side.T_ * side.C;
+  const Team team = team_of_block();
+  const int64_t image = image_of_team(), first = image * side.T_ * side.C;
   const View<const float> sums = p.sums + image * p.chunks * p.sums_layout.size;
   const View<float> gradients = p.gradients + image * p.out.size;
   const auto sum = chunk_sum(sums, p.chunks, p.sums_layout.size);
-  sum_gate_chunks(side, p.sums_layout, p.out, team, sum, gradients);
-  cluster_barrier();
+  if (p.steps.run(0)) sum_gate_chunks(side, p.sums_layout, p.out, team, sum, gradients);
+  barrier_between(p.steps);
+  if (!p.steps.run(1)) return;
   const auto put = [&](int at, float x) {
     const bool is_key = at < p.out.values;
     const View<T> to = is_key ? p.grad_keys : p.grad_values;
@@ -59,8 +61,7 @@ const char* given_memory_backward(const BackwardArguments& a, const float* sums,
                                           .grad_keys = gradient_view<T>(a.gradients[kKeys], numbers, a.wide_words),
                                           .grad_values = gradient_view<T>(a.gradients[kValues], numbers, a.wide_words),
                                           .chunks = chunks};
-  const int cluster = memory_cluster<given_memory_backward_kernel<T>>(kMemoryThreads, 0);
-  return launch<given_memory_backward_kernel<T>>(Launch{s.B * cluster, kMemoryThreads, cluster, 0, stream}, parameters);
+  return launch_steps<given_memory_backward_kernel<T>>(parameters, s.R > 0 ? 0 : 1, 2, s.B, 0, stream);
 }
 
 }  // namespace kvmem::cuda

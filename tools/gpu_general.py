@@ -51,7 +51,7 @@ def general_steps(chip: Chip, shape: Shape, launches: list[Launch]) -> dict[str,
     image = shape.batch * shape.image
     again = 0 if image <= RESIDENT * chip.l2 else image
     blocks = {launch.kernel: launch.blocks // shape.batch for launch in launches}  # of an image
-    ranks = max(launch.cluster for launch in launches)
+    ranks = max(blocks.get(f"memory_{direction}_kernel", 1) for direction in ("forward", "backward"))
     return {
         "sum_chunks": Step(serial.MEMORY, image, image),
         "memory_forward_kernel": Step(serial.memory_forward(ranks, shape.item, blocks.get("sum_chunks", 0))),

@@ -53,8 +53,10 @@ def test_launches(reading, device, gate, device_name):
     def names(call):
         return [re.search(r"(\w+)<", launch["kernel"]).group(1) for launch in call["launches"]]
 
-    assert names(reading.forward) == ["given_memory_kernel", "pack_tables", "general_forward_tiles"]
-    expected = ["pack_tables", "general_backward_chunks", "given_memory_backward_kernel"]
+    # Without clusters of blocks what a gate adds is a launch of its own.
+    steps = 2 if gate != "none" and device_name == "sm_80" else 1
+    assert names(reading.forward) == steps * ["given_memory_kernel"] + ["pack_tables", "general_forward_tiles"]
+    expected = ["pack_tables", "general_backward_chunks", *steps * ["given_memory_backward_kernel"]]
     assert names(reading.backward) == expected + ([] if gate == "none" else ["multiply_products"])
 
 

@@ -82,7 +82,8 @@ template <typename T>
 KVMEM_DEVICE void exchange_mean(const ClusterForward<T>& p, int64_t image, Team team, float sum, View<float> mean) {
   const View<float> parts = shared<float>(p.shared.mean_parts, team.ranks * kClusterChannels);
   if (thread() < kClusterChannels) {
-    for (int rank = 0; rank < team.ranks; ++rank) peer(parts, rank)[team.rank * kClusterChannels + thread()] = sum;
+    const int at = team.rank * kClusterChannels + thread();
+    for (int rank = 0; rank < team.ranks; ++rank) store_peer(parts, at, rank, sum);
   }
   cluster_barrier();
   if (thread() < kClusterChannels) {
@@ -144,7 +145,7 @@ KVMEM_DEVICE void exchange_memory(const ClusterForward<T>& p, Team team, View<fl
       side, team, [&](int slot) { return [=, &side](int m) { return words[m * side.T_ + slot]; }; },
       [&](int at, float x) {
         kept[at] = x;
-        for (int rank = 0; rank < team.ranks; ++rank) peer(board, rank)[at - side.layout.keys] = x;
+        for (int rank = 0; rank < team.ranks; ++rank) store_peer(board, at - side.layout.keys, rank, x);
       });
   cluster_barrier();
 }

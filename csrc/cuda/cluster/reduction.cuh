@@ -92,12 +92,14 @@ KVMEM_DEVICE void send_sums(const ClusterBackward<T>& p, Team team, WarpSums<kSl
   if (group() == 0) {
     for_each_sum(sums, [&](int channel, int kind, int column, float x, float y) {
       const int at = ((channel / team.ranks * team.ranks + team.rank) * 2 + kind) * columns + column;
-      (peer(records, channel % team.ranks) + at).template as<Float2>()[0] = {x, y};
+      store_peer(records.template as<Float2>(), at / 2, channel % team.ranks, {x, y});
     });
   } else if (group_thread() < columns) {
     float sum = 0.0f;
     for (int w = 0; w < kClusterThreads / kWarp; ++w) sum += warp_responses[w * columns + group_thread()];
-    for (int rank = 0; rank < team.ranks; ++rank) peer(responses, rank)[team.rank * columns + group_thread()] = sum;
+    for (int rank = 0; rank < team.ranks; ++rank) {
+      store_peer(responses, team.rank * columns + group_thread(), rank, sum);
+    }
   }
 }
 
@@ -162,7 +164,7 @@ KVMEM_DEVICE void reduce(const ClusterBackward<T>& p, int64_t image, Team team, 
       [&](int c, int slot) { return sums.at(c, 1, slot); },
       [&](int at, float x) {
         gradients[at] = x;
-        for (int rank = 0; rank < team.ranks; ++rank) peer(board, rank)[at - p.out.keys] = x;
+        for (int rank = 0; rank < team.ranks; ++rank) store_peer(board, at - p.out.keys, rank, x);
       });
   cluster_barrier();
   const View<const float> keys = board.template as<const float>();

@@ -118,7 +118,7 @@ KVMEM_DEVICE void memory_backward_rows(const MemorySide<T>& p, const GradientLay
   for (int slot = thread(); slot < p.T_; slot += block_threads()) {
     float sum = 0.0f;
     for (int w = 0; w < warps; ++w) sum += scratch[w * p.T_ + slot];
-    for (int rank = 0; rank < team.ranks; ++rank) peer(gate_parts, rank)[team.rank * p.T_ + slot] = sum;
+    for (int rank = 0; rank < team.ranks; ++rank) store_peer(gate_parts, team.rank * p.T_ + slot, rank, sum);
   }
 }
 

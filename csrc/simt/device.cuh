@@ -80,17 +80,6 @@ KVMEM_DEVICE View<T> shared(int byte, int) {
   return {reinterpret_cast<T*>(block_memory + byte)};
 }
 
-template <typename T>
-KVMEM_DEVICE View<T> peer(View<T> v, int rank) {
-#if __CUDA_ARCH__ >= 900
-  uint64_t there;
-  asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(reinterpret_cast<uint64_t>(v.data)), "r"(rank));
-  return {reinterpret_cast<T*>(there)};
-#else
-  return v;
-#endif
-}
-
 template <typename T, typename I>
 KVMEM_DEVICE Words4 load16(View<T> v, I i) {
   return *reinterpret_cast<const Words4*>(v.data + i);
@@ -102,6 +91,32 @@ KVMEM_DEVICE void store16(View<T> v, I i, Words4 x) {
 }
 
 KVMEM_DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+
+KVMEM_DEVICE uint32_t peer_address(const void* p, int bytes, int rank) {
+  uint32_t there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(p)), "r"(rank));
+  return there + bytes;
+}
+
+// By an address of the cluster's shared memory, not by a generic one: what writes where can then be read off the code.
+template <typename I>
+KVMEM_DEVICE void store_peer(View<float> v, I i, int rank, float x) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(peer_address(v.data, i * 4, rank)), "f"(x) : "memory");
+#else
+  v[i] = x;
+#endif
+}
+
+template <typename I>
+KVMEM_DEVICE void store_peer(View<Float2> v, I i, int rank, Float2 x) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(peer_address(v.data, i * 8, rank)), "f"(x.x), "f"(x.y)
+               : "memory");
+#else
+  v[i] = x;
+#endif
+}
 
 template <typename T, typename U>
 KVMEM_DEVICE void copy16_async(View<T> to, View<U> from, bool valid) {
@@ -191,6 +206,16 @@ KVMEM_DEVICE void matrix_store_transposed(const uint32_t (&x)[4], View<T> row) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
                    shared_address(row.data)),
                "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
+               : "memory");
+#endif
+}
+
+// Two matrices alone, whose rows lanes 0 to 15 name.
+template <typename T>
+KVMEM_DEVICE void matrix_store_transposed(const uint32_t (&x)[2], View<T> row) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(shared_address(row.data)),
+               "r"(x[0]), "r"(x[1])
                : "memory");
 #endif
 }

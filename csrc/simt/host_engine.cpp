@@ -238,7 +238,7 @@ void wait_for_cluster() {
 bool one_in(int n) { return !machine().ordered && machine().random.one_in(n); }
 
 Block* block_of_cluster(int rank) {
-  if (!current) fail("peer");
+  if (!current) fail("store_peer");
   if (rank < 0 || rank >= current_launch.cluster) {
     fail("peer " + std::to_string(rank) + " of a cluster of " + std::to_string(current_launch.cluster));
   }

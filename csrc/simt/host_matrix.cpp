@@ -7,8 +7,8 @@ MatrixRow& row_of(void* const* lanes, int lane) { return *static_cast<MatrixRow*
 
 // Calls move(row, element, x, half) for the two 16-bit elements of every matrix that every lane holds.
 template <typename Move>
-void for_each_element(void* const* lanes, bool transposed, Move move) {
-  for (int matrix = 0; matrix < 4; ++matrix) {
+void for_each_element(void* const* lanes, int matrices, bool transposed, Move move) {
+  for (int matrix = 0; matrix < matrices; ++matrix) {
     for (int lane = 0; lane < kWarp; ++lane) {
       for (int half = 0; half < 2; ++half) {
         int row = lane / 4, element = 2 * (lane % 4) + half;
@@ -20,15 +20,15 @@ void for_each_element(void* const* lanes, bool transposed, Move move) {
 }
 
 void load(void* const* lanes, bool transposed) {
-  for_each_element(lanes, transposed, [](const char* at, uint32_t* x, int half) {
+  for_each_element(lanes, 4, transposed, [](const char* at, uint32_t* x, int half) {
     uint16_t bits;
     std::memcpy(&bits, at, 2);
     *x = half ? (*x & 0xffff) | static_cast<uint32_t>(bits) << 16 : bits;
   });
 }
 
-void store(void* const* lanes, bool transposed) {
-  for_each_element(lanes, transposed, [](char* at, const uint32_t* x, int half) {
+void store(void* const* lanes, int matrices, bool transposed) {
+  for_each_element(lanes, matrices, transposed, [](char* at, const uint32_t* x, int half) {
     const uint16_t bits = static_cast<uint16_t>(*x >> 16 * half);
     std::memcpy(at, &bits, 2);
   });
@@ -66,8 +66,9 @@ void multiply(void* const* lanes) {
 
 void complete_matrix_load(void* const* lanes) { load(lanes, false); }
 void complete_matrix_load_transposed(void* const* lanes) { load(lanes, true); }
-void complete_matrix_store(void* const* lanes) { store(lanes, false); }
-void complete_matrix_store_transposed(void* const* lanes) { store(lanes, true); }
+void complete_matrix_store(void* const* lanes) { store(lanes, 4, false); }
+void complete_matrix_store_transposed(void* const* lanes) { store(lanes, 4, true); }
+void complete_matrix_store_transposed2(void* const* lanes) { store(lanes, 2, true); }
 void complete_matrix_multiply(void* const* lanes) { multiply<2>(lanes); }
 void complete_matrix_multiply_tf32(void* const* lanes) { multiply<1>(lanes); }
 

@@ -8,7 +8,7 @@ namespace host {
 
 struct MatrixRow {
   char row[16];  // the one that the lane names
-  uint32_t* x;   // the lane's part of each of the four matrices
+  uint32_t* x;   // the lane's part of each of the matrices
 };
 
 struct MatrixProduct {
@@ -20,6 +20,7 @@ void complete_matrix_load(void* const* lanes);
 void complete_matrix_load_transposed(void* const* lanes);
 void complete_matrix_store(void* const* lanes);
 void complete_matrix_store_transposed(void* const* lanes);
+void complete_matrix_store_transposed2(void* const* lanes);
 void complete_matrix_multiply(void* const* lanes);
 void complete_matrix_multiply_tf32(void* const* lanes);
 
@@ -30,12 +31,12 @@ inline void load_rows(uint32_t* x, const char* row, Wait wait, Complete complete
   gather(wait, &mine, complete);
 }
 
-// And writes it when it goes on.
+// And writes it when it goes on; row is null where it names none.
 inline void store_rows(const uint32_t* x, char* row, Wait wait, Complete complete) {
   if (device_in_use().capability < 90) fail("stores matrices: the device has compute capability below 9.0");
   MatrixRow mine{{}, const_cast<uint32_t*>(x)};
   gather(wait, &mine, complete);
-  std::memcpy(row, mine.row, 16);
+  if (row) std::memcpy(row, mine.row, 16);
 }
 
 }  // namespace host
@@ -60,6 +61,12 @@ template <typename T>
 void matrix_store_transposed(const uint32_t (&x)[4], View<T> row) {
   host::store_rows(x, host::own_shared16(row), host::Wait::matrix_store_transposed,
                    host::complete_matrix_store_transposed);
+}
+
+template <typename T>
+void matrix_store_transposed(const uint32_t (&x)[2], View<T> row) {
+  host::store_rows(x, host::current->lane < 16 ? host::own_shared16(row) : nullptr, host::Wait::matrix_store_transposed,
+                   host::complete_matrix_store_transposed2);
 }
 
 template <typename T>

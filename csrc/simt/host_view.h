@@ -57,13 +57,14 @@ View<T> shared(int byte, int count) {
   return {reinterpret_cast<T*>(memory), begin, begin + count * sizeof(T), host::current->block};
 }
 
-template <typename T>
-View<T> peer(View<T> v, int rank) {
+template <typename T, typename I>
+void store_peer(View<T> v, I i, int rank, T x) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8);
   host::Block* there = host::block_of_cluster(rank);
-  if (!v.owner) host::fail("peer of a view of global memory");
+  if (!v.owner) host::fail("store_peer by a view of global memory");
   const uintptr_t distance = reinterpret_cast<uintptr_t>(there->shared) - reinterpret_cast<uintptr_t>(v.owner->shared);
   const uintptr_t data = reinterpret_cast<uintptr_t>(v.data) + distance;
-  return {reinterpret_cast<T*>(data), v.begin + distance, v.end + distance, there};
+  View<T>{reinterpret_cast<T*>(data), v.begin + distance, v.end + distance, there}[i] = x;
 }
 
 template <typename T, typename I>

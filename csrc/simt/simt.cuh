@@ -11,7 +11,8 @@
 //                   kClusters: whether the chip that is compiled for has clusters of more than one block
 //   Memory          View<T>: a pointer whose accesses the host checks. v[i], v + n, v.as<U>(); false where null.
 //                   view(pointer, count) makes one of global memory, shared<T>(byte, count) one of the block's shared
-//                   memory, peer(v, rank) the same place of v in the shared memory of another block of the cluster
+//                   memory; store_peer(v, i, rank, x): x, of 4 or 8 bytes, to the place of v[i] in the shared memory of
+//                   another block of the cluster
 //   16 bytes        load16(v, i), store16(v, i, x): one access of 128 bits at v[i], which must be aligned to 16 bytes
 //   Asynchronous    copy16_async(to, from, valid): 16 bytes from global to shared memory, zeros if not valid;
 //                   commit_copies() closes a group, wait_copies<n>() waits until at most n groups are under way. Only the

@@ -50,15 +50,15 @@ KVMEM_KERNEL(1024, 1) reverse_in_group(KVMEM_PARAMETER(Parameters) p) {
 // choice bit 0: a barrier before the exchange, bit 1: one after it, bit 2: in two halves.
 KVMEM_KERNEL(1024, 1) exchange(KVMEM_PARAMETER(Parameters) p) {
   const View<float> row = shared<float>(0, block_threads());
-  row[thread()] = p.in[grid_thread()];
   if (p.choice & 4) {
     cluster_arrive();
     cluster_wait();
   } else if (p.choice & 1) {
     cluster_barrier();
   }
-  p.out[grid_thread()] = peer(row, (cluster_rank() + 1) % cluster_blocks())[thread()];
+  store_peer(row, thread(), (cluster_rank() + cluster_blocks() - 1) % cluster_blocks(), p.in[grid_thread()]);
   if (p.choice & 2) cluster_barrier();
+  p.out[grid_thread()] = row[thread()];
 }
 
 // out[i] = in[4 (i / 4)]: a quarter of the threads copies. choice 0: reads before it waits; 1: as it should;
@@ -99,7 +99,7 @@ KVMEM_KERNEL(1024, 1) read_null(KVMEM_PARAMETER(Parameters) p) { p.out[grid_thre
 
 KVMEM_KERNEL(1024, 1) reserve(KVMEM_PARAMETER(Parameters) p) { shared<float>(0, p.choice); }
 
-KVMEM_KERNEL(1024, 1) name_peer(KVMEM_PARAMETER(Parameters) p) { peer(shared<float>(0, 1), p.choice); }
+KVMEM_KERNEL(1024, 1) name_peer(KVMEM_PARAMETER(Parameters) p) { store_peer(shared<float>(0, 1), 0, p.choice, 0.0f); }
 
 // What only some of the threads do: 0: a warp misses the block's barrier; 1: lanes miss the warp's barrier;
 // 2: lanes end before a shuffle; 3: lanes are in another operation; 4: a block misses the cluster's barrier and waits
@@ -157,12 +157,17 @@ KVMEM_KERNEL(32, 1) load_matrices(KVMEM_PARAMETER(Parameters) p) {
   for (int i = 0; i < 4; ++i) p.out.as<uint32_t>()[4 * thread() + i] = x[i];
 }
 
-// The inverse.
+// The inverse. choice 4: two matrices, transposed; what the other lanes name stays as it was.
 KVMEM_KERNEL(32, 1) store_matrices(KVMEM_PARAMETER(Parameters) p) {
   const View<float> rows = shared<float>(0, 128);
   uint32_t x[4];
   for (int i = 0; i < 4; ++i) x[i] = p.in.as<const uint32_t>()[4 * thread() + i];
-  if (p.choice & 1) {
+  if (p.choice & 4) {
+    for (int i = 0; i < 4; ++i) rows[4 * lane() + i] = 0.0f;
+    warp_barrier();
+    const uint32_t two[2] = {x[0], x[1]};
+    matrix_store_transposed(two, rows + 4 * lane());
+  } else if (p.choice & 1) {
     matrix_store_transposed(x, rows + 4 * lane());
   } else {
     matrix_store(x, rows + 4 * lane());

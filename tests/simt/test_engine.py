@@ -188,6 +188,9 @@ def test_matrices_lie_over_the_lanes_as_the_tensor_cores_want_them(kernels, tran
     np.testing.assert_array_equal(found.view(np.uint16), fragments.reshape(-1))
     found = run(kernels.store_matrices, fragments.view(np.float32), choice=int(transposed), seed=1)
     np.testing.assert_array_equal(found.view(np.uint16), rows.reshape(-1))
+    if transposed:
+        found = run(kernels.store_matrices, fragments.view(np.float32), choice=4, seed=1).view(np.uint16)
+        np.testing.assert_array_equal(found, np.concatenate([rows[:2].reshape(-1), np.zeros(128, np.uint16)]))
 
 
 @pytest.mark.parametrize("name", ["load_matrices", "store_matrices"])

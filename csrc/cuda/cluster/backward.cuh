@@ -246,7 +246,7 @@ ClusterPlan cluster_backward_plan(const BackwardArguments& a) {
   return with_backward_kernel<T>(a, [&]<auto kernel, int blocks>() {
     int fixed = 0;
     backward_shared_layout<T, blocks>(a.sizes, fixed);
-    const Costs costs{.instructions = sizeof(T) == 2 ? (blocks > kFewSlotBlocks ? 1124 : 887) : 2567,
+    const Costs costs{.instructions = sizeof(T) == 2 ? (blocks > kFewSlotBlocks ? 1120 : 887) : 2567,
                       .reads = 2,
                       .writes = 1,
                       .reads_first = false,

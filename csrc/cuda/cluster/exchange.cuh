@@ -83,7 +83,8 @@ template <typename T, typename W>
 KVMEM_DEVICE void exchange_mean(const ClusterForward<T, W>& p, int64_t image, Team team, float sum, View<float> mean) {
   const View<float> parts = shared<float>(p.shared.mean_parts, team.ranks * kClusterChannels);
   if (thread() < kClusterChannels) {
-    for (int rank = 0; rank < team.ranks; ++rank) peer(parts, rank)[team.rank * kClusterChannels + thread()] = sum;
+    const int at = team.rank * kClusterChannels + thread();
+    for (int rank = 0; rank < team.ranks; ++rank) store_peer(parts, at, rank, sum);
   }
   cluster_barrier();
   if (thread() < kClusterChannels) {
@@ -143,7 +144,7 @@ KVMEM_DEVICE void exchange_memory(const ClusterForward<T, W>& p, Team team, View
   write_memory(side, words, image_part.template as<const float>(), gate_image.template as<const float>());
   const auto put = [&](int at, float x) {
     kept[at] = x;
-    for (int rank = 0; rank < team.ranks; ++rank) peer(board, rank)[at - side.layout.keys] = x;
+    for (int rank = 0; rank < team.ranks; ++rank) store_peer(board, at - side.layout.keys, rank, x);
   };
   read_out(side, team, [&](int slot) { return [=, &side](int m) { return words[m * side.T_ + slot]; }; }, put);
   cluster_barrier();

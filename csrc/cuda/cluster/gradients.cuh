@@ -92,12 +92,17 @@ KVMEM_DEVICE void store_columns(const Left<T> (&x)[kSlotBlocks], View<T> exchang
   KVMEM_UNROLL
   for (int block = 0; block < kSlotBlocks; ++block) {
     if constexpr (sizeof(T) == 2) {
-      // Two matrices of one block, the other two of the next block or, for the last one, once more the same.
+      // Two matrices of one block and two of the next, where there is one: no element is written twice.
       if (block % 2 == 1) continue;
-      const int next = block + 1 < kSlotBlocks ? block + 1 : block;
-      const uint32_t bits[4] = {x[block].x[0], x[block].x[1], x[next].x[0], x[next].x[1]};
-      const int line = lane() % 8, right = lane() / 8 % 2 * 8, slot = 8 * (lane() < 16 ? block : next) + line;
-      matrix_store_transposed(bits, exchange + (slot * kPositionPitch + position + right));
+      const bool pair = block + 1 < kSlotBlocks;
+      const int slot = 8 * (pair ? block + lane() / 16 : block) + lane() % 8, right = lane() / 8 % 2 * 8;
+      const View<T> row = exchange + (slot * kPositionPitch + position + right);
+      if (pair) {
+        const uint32_t bits[4] = {x[block].x[0], x[block].x[1], x[block + 1].x[0], x[block + 1].x[1]};
+        matrix_store_transposed(bits, row);
+      } else {
+        matrix_store_transposed(x[block].x, row);
+      }
     } else {
       const int slot = 8 * block + 2 * (lane() % 4), column = position + lane() / 4;
       KVMEM_UNROLL

@@ -92,12 +92,14 @@ KVMEM_DEVICE void send_sums(const ClusterBackward<T>& p, Team team, WarpSums<kSl
   if (group() == 0) {
     for_each_sum(sums, [&](int channel, int kind, int column, float x, float y) {
       const int at = ((channel / team.ranks * team.ranks + team.rank) * 2 + kind) * columns + column;
-      (peer(records, channel % team.ranks) + at).template as<Float2>()[0] = {x, y};
+      store_peer(records.template as<Float2>(), at / 2, channel % team.ranks, {x, y});
     });
   } else if (group_thread() < columns) {
     float sum = 0.0f;
     for (int w = 0; w < kClusterThreads / kWarp; ++w) sum += warp_responses[w * columns + group_thread()];
-    for (int rank = 0; rank < team.ranks; ++rank) peer(responses, rank)[team.rank * columns + group_thread()] = sum;
+    for (int rank = 0; rank < team.ranks; ++rank) {
+      store_peer(responses, team.rank * columns + group_thread(), rank, sum);
+    }
   }
 }
 
@@ -159,7 +161,7 @@ KVMEM_DEVICE void reduce(const ClusterBackward<T>& p, int64_t image, Team team, 
   const BlockSums<kSlotBlocks> sums = receive_sums<kSlotBlocks>(p, team, gradients);
   const auto put = [&](int at, float x) {
     gradients[at] = x;
-    for (int rank = 0; rank < team.ranks; ++rank) peer(board, rank)[at - p.out.keys] = x;
+    for (int rank = 0; rank < team.ranks; ++rank) store_peer(board, at - p.out.keys, rank, x);
   };
   with_weights(side, [&](const auto& typed) {
     read_out_backward(
@@ -171,7 +173,7 @@ KVMEM_DEVICE void reduce(const ClusterBackward<T>& p, int64_t image, Team team, 
   with_weights(side, [&](const auto& typed) {
     memory_backward_rows(typed, p.out, team, kept, keys, keys + kClusterChannels * side.T_, gradients, scratch,
                          [&](int at, float x) {
-                           for (int rank = 0; rank < team.ranks; ++rank) peer(gate_parts, rank)[at] = x;
+                           for (int rank = 0; rank < team.ranks; ++rank) store_peer(gate_parts, at, rank, x);
                          });
   });
   cluster_barrier();

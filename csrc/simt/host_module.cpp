@@ -192,6 +192,7 @@ void run(const char* (*work)(const void*, void*), const void* arguments, const S
   simt::host::set_seed(settings.seed);
   simt::host::launched().clear();
   if (const char* error = work(arguments, nullptr)) throw std::runtime_error(error);
+  simt::host::synchronize();
   memory.check_margins();
 }
 

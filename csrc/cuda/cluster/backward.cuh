@@ -91,7 +91,7 @@ KVMEM_DEVICE void backward_tiles(const BackwardPass<T, kSlotBlocks, kChannelsLas
     const bool stays = pass.mean_wanted && tile + slots.kept >= tiles.count;
     if (pass.image_wanted && !stays) {
       barrier_of_group();
-      store_tile(slots.image(image).template as<const T>(), pass.grad_image, tiles.position(tile));
+      store_tile<true>(slots.image(image).template as<const T>(), pass.grad_image, tiles.position(tile));
     }
     // The group is done with dout by one of the barriers, and a thread copies h to where it has just read dh itself.
     load(tile + slots.ahead, slots.turn(image, slots.ahead, slots.kept), slots.turn(grad, slots.ahead, grads));
@@ -129,7 +129,7 @@ KVMEM_DEVICE void add_mean_gradient(const ImagePlane<T, kChannelsLast>& image, c
           words.x[i] = pack<T>(x[2 * i], x[2 * i + 1]);
         }
       }
-      store16(image.at(row, column, start), 0, words);
+      store16_streaming(image.at(row, column, start), 0, words);
     }
   }
 }
@@ -186,6 +186,8 @@ KVMEM_DEVICE void cluster_backward_block(const ClusterBackward<T>& p) {
   WarpSums<kSlotBlocks> sums{};
   backward_tiles<kChannelsLast>(pass, slots, sums);
   if (!sums_wanted) return;
+  // The products' blocks take the multiprocessors that are free, and wait there.
+  let_next_launch_begin();
   const View<float> mean = shared<float>(p.reduction.mean, kClusterChannels);
   reduce(p, image, team, sums, mean);
   if (p.mean_wanted) add_mean_gradient(pass.grad_image, slots, mean.template as<const float>());
@@ -210,12 +212,13 @@ ClusterBackwardShared backward_shared_layout(const Sizes& s, int& bytes) {
   shared.keys_table = layout.take(KeysTable<T, kSlotBlocks>::kBytes);
   shared.values_table = layout.take(ValueColumnsTable<T, kSlotBlocks>::kBytes);
   shared.key_rows_table = layout.take(KeyRowsTable<T, kSlotBlocks>::kBytes);
-  // dk and dv come when the tables are done with.
-  shared.reduction.board = shared.keys_table;
+  // One group's sums are staged when the tables are done with, and dk and dv come when those have been sent.
+  shared.reduction.staged = shared.reduction.board = shared.keys_table;
+  layout.reach(shared.reduction.staged + C * 2 * columns * 4);
   layout.reach(shared.reduction.board + 2 * C * slots * 4);
   shared.response = layout.take(columns * 4);
   shared.exchange = layout.take(kGroups * 2 * kExchangeNumbers<kSlotBlocks> * sizeof(T));
-  // Sums are sent when the last tile is done with, and what follows them when they are.
+  // Sums come when the last tile is done with, and what follows them when they are.
   shared.reduction.records = shared.exchange;
   shared.reduction.scratch = shared.exchange;
   layout.reach(shared.exchange + C * 2 * columns * 4);
@@ -224,6 +227,7 @@ ClusterBackwardShared backward_shared_layout(const Sizes& s, int& bytes) {
   shared.reduction.responses = layout.take((kLargestCluster + 1) * columns * 4);
   shared.reduction.gate_parts = layout.take(kLargestCluster * slots * 4);
   shared.reduction.mean = layout.take(C * 4);
+  shared.reduction.arrivals = layout.take(2 * sizeof(ByteCounter));
   shared.tiles = layout.bytes;
   bytes = layout.bytes;
   return shared;
@@ -306,7 +310,7 @@ const char* cluster_backward(const BackwardArguments& a, void* stream) {
     return launch<kernel>(how, cluster_backward_parameters<T, blocks>(a, plan));
   });
   if (error || !wants_sums(a)) return error;
-  return parameter_gradients<T>(a, static_cast<const float*>(a.workspace), stream);
+  return parameter_gradients<T>(a, static_cast<const float*>(a.workspace), stream, true);
 }
 
 }  // namespace kvmem::cuda

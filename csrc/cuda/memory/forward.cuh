@@ -45,6 +45,21 @@ KVMEM_DEVICE float row_times_words(const MemorySide<T>& p, View<const T> row, Vi
   return transpose_sum(sums);
 }
 
+// Asks for what write_words reads, the words and this block's rows of W_w, before anything else queues up for memory.
+template <typename T>
+KVMEM_DEVICE void prefetch_words(const MemorySide<T>& p, int64_t image, Team team) {
+  constexpr int line = 128 / sizeof(T);
+  const View<const T> words = p.words + image * p.T_ * p.D;
+  KVMEM_NO_UNROLL
+  for (int i = thread() * line; i < p.T_ * p.D; i += block_threads() * line) prefetch(words, i);
+  const int warps = block_threads() / kWarp;
+  KVMEM_NO_UNROLL
+  for (int row = team.rank + team.ranks * warp(); row < p.M; row += team.ranks * warps) {
+    KVMEM_NO_UNROLL
+    for (int i = lane() * line; i < p.D; i += kWarp * line) prefetch(p.write_word, row * p.D + i);
+  }
+}
+
 // What needs no mean: φ(W_w w_t + b_w) and A w_t, a row a warp, kMost slots at a time.
 template <int kMost, typename T>
 KVMEM_DEVICE void write_words(const MemorySide<T>& p, int64_t image, Team team, View<float> kept) {

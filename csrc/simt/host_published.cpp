@@ -1,0 +1,53 @@
+// What a thread wrote, outside its block's shared memory, is seen by other blocks of the cluster only where the writer has
+// since arrived at a cluster barrier that publishes, and the reader passed it. What is stored past the caches is not used again.
+//
+// Writes and reads are followed by element: whoever only reads must have a view of constants, since others may write.
+#include "host_machine.h"
+
+namespace kvmem::simt::host {
+namespace {
+
+bool published(const Written& written) {
+  const uint64_t passed = (uint64_t{1} << current->cluster_waits) - 1;
+  return (written.writer->released & passed) >> written.arrivals != 0;
+}
+
+void check_published(uintptr_t address) {
+  const Machine& m = machine();
+  const auto found = m.written.find(address);
+  if (found == m.written.end() || found->second.writer->block == current->block || published(found->second)) return;
+  fail("uses what thread " + std::to_string(found->second.writer->index) + " of block " +
+       std::to_string(found->second.writer->block->index) + " wrote, without a cluster barrier that publishes it");
+}
+
+// The block's own writes to its shared memory aren't followed: some barrier of its own must publish before others read.
+void check_read_of_peer(const Block& owner) {
+  const uint64_t passed = (uint64_t{1} << current->cluster_waits) - 1;
+  if ((owner.released & passed) != 0) return;
+  fail("reads shared memory of block " + std::to_string(owner.index) + ", which has published nothing");
+}
+
+}  // namespace
+
+bool following = false;
+
+void follow(uintptr_t address, size_t size, Block* owner, bool constant) {
+  if (!current) return;
+  Machine& m = machine();
+  if (!owner && m.streamed.count(address & ~uintptr_t{15})) fail("uses what it has stored past the caches");
+  if (current_launch.cluster == 1) return;
+  const bool own = owner == current->block;
+  if (own && !owner->peers_wrote) return;
+  if (owner && !own && constant) check_read_of_peer(*owner);
+  for (uintptr_t at = address; at < address + size; at += 4) check_published(at);
+  if (own || constant || size > 8) return;
+  m.written[address] = {current, current->cluster_arrives};
+  if (owner) owner->peers_wrote = true;
+}
+
+void note_streamed(uintptr_t address) {
+  machine().streamed.insert(address);
+  following = true;
+}
+
+}  // namespace kvmem::simt::host

@@ -205,6 +205,7 @@ py::list launches() {
     entry["threads"] = launch.threads;
     entry["cluster"] = launch.cluster;
     entry["shared_bytes"] = launch.shared_bytes;
+    entry["early"] = launch.early;
     list.append(entry);
   }
   return list;

@@ -1,7 +1,6 @@
-// What a thread wrote, outside its block's shared memory, is seen by other blocks of the cluster only where the writer has
-// since arrived at a cluster barrier that publishes, and the reader passed it. What is stored past the caches is not used again.
-//
-// Writes and reads are followed by element: whoever only reads must have a view of constants, since others may write.
+// What a thread wrote, outside its block's shared memory, other blocks of the cluster see only where the writer has since
+// arrived at a cluster barrier in a way that publishes, and they have passed it. What is stored past the caches is not used
+// again. Accesses are followed by element; one by a view of constants reads, any other may write.
 #include "host_machine.h"
 
 namespace kvmem::simt::host {

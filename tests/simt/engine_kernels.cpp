@@ -65,8 +65,8 @@ KVMEM_KERNEL(1024, 1) exchange(KVMEM_PARAMETER(Parameters) p) {
   if (p.choice & 2) cluster_barrier();
 }
 
-// The same, where the next block pushes: the writer's shared memory or, with bit 3, global memory in between. choice bit 0:
-// the barrier after the writes is a relaxed one.
+// The same, where the next block pushes: into shared memory or, with choice bit 3, global memory. choice bit 0: the barrier
+// after the writes is a relaxed one.
 KVMEM_KERNEL(1024, 1) push(KVMEM_PARAMETER(Parameters) p) {
   const View<float> row = shared<float>(0, block_threads());
   const int before = (cluster_rank() + cluster_blocks() - 1) % cluster_blocks(), distance = before - cluster_rank();
@@ -89,9 +89,9 @@ KVMEM_KERNEL(1024, 1) push(KVMEM_PARAMETER(Parameters) p) {
   p.out[grid_thread()] = x;
 }
 
-// The same by messages. choice 0: as it should; 1: a byte count too small by 4; 2: too large by 4; 3: without a wait; 4: not all
-// wait, nor for one that does; 5: expected after the barrier; 6: before a barrier; 7: into memory that is still read; 8: sent
-// to a block that expects nothing; 9: expected twice.
+// The same by messages, turned around. choice 0: as it should; 1: 4 bytes too few expected; 2: 4 too many; 3: without a
+// wait; 4: some wait, and the others not for them; 5: expected after the barrier; 6: sent before a barrier; 7: into memory
+// that is still read; 8: to a block that expects nothing; 9: expected twice.
 KVMEM_KERNEL(1024, 1) post(KVMEM_PARAMETER(Parameters) p) {
   const int n = block_threads();
   const View<float> row = shared<float>(0, n);
@@ -117,9 +117,9 @@ KVMEM_KERNEL(1024, 1) post(KVMEM_PARAMETER(Parameters) p) {
   if (p.choice != 7) p.out[grid_thread()] = row[n - 1 - thread()];
 }
 
-// Two launches, the second of which reads what the first leaves in the second half of out: out[i] = in[i] + 1. The first writes
-// it in reverse, so that it needs all of the first. choice 0: doesn't wait; 1: as it should; 2: reads before it waits; 3: some
-// threads alone wait, and a barrier holds the others; 4: writes before it waits what the first reads.
+// Two launches, the second of which reads what the first leaves in the second half of out: out[i] = in[i] + 1.
+// choice 0: it doesn't wait; 1: as it should; 2: it reads before it waits; 3: some threads alone wait, and a barrier holds
+// the others; 4: before it waits it writes what the first reads.
 KVMEM_KERNEL(1024, 1) hand_over_first(KVMEM_PARAMETER(Parameters) p) {
   const int64_t n = 64 * 4, i = grid_thread();
   let_next_launch_begin();

@@ -80,13 +80,13 @@ def test_a_cluster_barrier_publishes_what_was_written(kernels, choice, cluster):
 @pytest.mark.parametrize("choice", [1, 9], ids=["shared memory", "global memory"])
 def test_a_relaxed_arrival_publishes_nothing(kernels, choice, seed):
     """An error under every seed, though the numbers are there on this machine."""
-    with pytest.raises(RuntimeError, match="uses what thread .* wrote, without a cluster barrier that publishes it"):
+    with pytest.raises(RuntimeError, match=r"uses what thread .* wrote, without a cluster barrier that publishes it"):
         run(kernels.push, numbers(4, 64), choice=choice, blocks=4, threads=64, cluster=4, seed=seed)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_block_that_published_nothing_is_not_read(kernels, seed):
-    with pytest.raises(RuntimeError, match="reads shared memory of block .*, which has published nothing"):
+    with pytest.raises(RuntimeError, match=r"reads shared memory of block .*, which has published nothing"):
         run(kernels.exchange, numbers(4, 64), choice=10, blocks=4, threads=64, cluster=4, seed=seed)
 
 

@@ -69,18 +69,22 @@ KVMEM_DEVICE void backward_tile(const BackwardPass<T, kSlotBlocks, kChannelsLast
   if (pass.image_wanted) store_positions<kChannelsLast>(dout, position, image);
 }
 
+// Starts copying a tile of h and one of dout into these slots, if there is such a tile.
+template <typename T, bool kChannelsLast>
+KVMEM_DEVICE void load_tiles(const BackwardTiles<T>& slots, const ImagePlane<const T, kChannelsLast>& h,
+                             const ImagePlane<const T, kChannelsLast>& grad_out, int tile, int image, int grad) {
+  if (tile < slots.tiles.count) {
+    load_tile(h, slots.tiles.position(tile), slots.image(image));
+    load_tile(grad_out, slots.tiles.position(tile), slots.grad(grad));
+  }
+  commit_copies();
+}
+
+// The first tiles are on their way.
 template <bool kChannelsLast, bool kAttention, int kSlotBlocks, typename T>
 KVMEM_DEVICE void backward_tiles(const BackwardPass<T, kSlotBlocks, kChannelsLast, kAttention>& pass,
                                  const BackwardTiles<T>& slots, WarpSums<kSlotBlocks>& sums) {
   const GroupTiles<T>& tiles = slots.tiles;
-  const auto load = [&](int tile, int image, int grad) {
-    if (tile < tiles.count) {
-      load_tile(pass.image, tiles.position(tile), slots.image(image));
-      load_tile(pass.grad_out, tiles.position(tile), slots.grad(grad));
-    }
-    commit_copies();
-  };
-  for (int tile = 0; tile < slots.ahead; ++tile) load(tile, tile, tile);
   const int grads = tiles.slots - slots.kept;
   int image = 0, grad = 0;
   KVMEM_NO_UNROLL
@@ -94,7 +98,8 @@ KVMEM_DEVICE void backward_tiles(const BackwardPass<T, kSlotBlocks, kChannelsLas
       store_tile<true>(slots.image(image).template as<const T>(), pass.grad_image, tiles.position(tile));
     }
     // The group is done with dout by one of the barriers, and a thread copies h to where it has just read dh itself.
-    load(tile + slots.ahead, slots.turn(image, slots.ahead, slots.kept), slots.turn(grad, slots.ahead, grads));
+    load_tiles(slots, pass.image, pass.grad_out, tile + slots.ahead, slots.turn(image, slots.ahead, slots.kept),
+               slots.turn(grad, slots.ahead, grads));
     image = slots.turn(image, 1, slots.kept);
     grad = slots.turn(grad, 1, grads);
   }
@@ -169,11 +174,14 @@ KVMEM_DEVICE void cluster_backward_block(const ClusterBackward<T>& p) {
   const bool image_wanted = static_cast<bool>(p.grad_image), sums_wanted = static_cast<bool>(p.gradients);
   const GroupTiles<T> tiles = tiles_of_group<T>(p.tiles, p.N, p.group_tiles, p.tile_slots, team.rank);
   const BackwardTiles<T> slots = split_slots(tiles, p.group_tiles);
+  const ImagePlane<const T, kChannelsLast> h{p.image + numbers, p.N}, grad_out{p.grad_out + numbers, p.N};
+  // While the tables are made, memory is busy with the first tiles.
+  for (int tile = 0; tile < slots.ahead; ++tile) load_tiles(slots, h, grad_out, tile, tile, tile);
   const View<T> exchange = shared<T>(p.exchange, kGroups * 2 * kExchangeNumbers<kSlotBlocks>) +
                            group() * 2 * kExchangeNumbers<kSlotBlocks>;
   const BackwardPass<T, kSlotBlocks, kChannelsLast, kAttention> pass{
-      {p.image + numbers, p.N},
-      {p.grad_out + numbers, p.N},
+      h,
+      grad_out,
       {image_wanted ? p.grad_image + numbers : p.grad_image, p.N},
       {kAttention ? p.grad_attention + image * p.side.T_ * p.N : p.grad_attention, p.N,
        held_slots<kSlotBlocks>(p.side, image)},

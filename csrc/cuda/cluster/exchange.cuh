@@ -149,7 +149,7 @@ KVMEM_DEVICE void write_memory(const MemorySide<T>& side, View<float> words, Vie
   block_barrier();
 }
 
-// Memory writing, keys and values, from the words that were fetched: ends with all of k and v, float32, on this block's board.
+// Memory writing, keys and values, from the words fetched: ends with all of k and v, float32, on this block's board.
 template <typename T>
 KVMEM_DEVICE void exchange_memory(const ClusterForward<T>& p, Team team, View<float> kept, View<const float> mean,
                                   const ForwardArrivals& arrivals, View<float> board) {

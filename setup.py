@@ -24,7 +24,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 OLDEST_TORCH = (2, 11)
-OLDEST_NVCC = 12  # the first with C++20
+OLDEST_NVCC = (12, 1)  # the first with st.async, by which blocks of a cluster send each other numbers
 DEFAULT_CUDA_ARCHS = "80;90"
 # What the library is built from: an sdist takes these along, and nothing else outside the packages.
 SOURCES = ["CMakeLists.txt", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/**/*") if path.is_file())]
@@ -83,8 +83,9 @@ def cuda_archs(nvcc: str) -> list[str]:
         RuntimeError: nvcc is too old, can't work with the C++ compiler, or knows none of the capabilities.
     """
     version = ".".join(re.search(r"release (\d+)\.(\d+)", output_of(nvcc, "--version")).groups())
-    if int(version.split(".")[0]) < OLDEST_NVCC:
-        raise RuntimeError(f"{nvcc} is of CUDA {version}, the kernels need CUDA {OLDEST_NVCC} or later")
+    if tuple(map(int, version.split("."))) < OLDEST_NVCC:
+        oldest = ".".join(map(str, OLDEST_NVCC))
+        raise RuntimeError(f"{nvcc} is of CUDA {version}, the kernels need CUDA {oldest} or later")
     asked = os.environ.get("KVMEM_CUDA_ARCHS") or DEFAULT_CUDA_ARCHS
     archs = re.split(r"[;,\s]+", asked.strip())
     if not all(arch.isdigit() and int(arch) >= 80 for arch in archs):

@@ -44,14 +44,13 @@ def waves_of(chip: Chip, batch: int, cluster: int, blocks: int) -> list[Wave]:
 def predict_clusters(found: Prediction, chip: Chip, launches: list[Launch], kernels: list[Kernel]) -> None:
     launch, shape = launches[0], found.shape
     kernel = launch.code(kernels)
-    loop = _main_loop(kernel, chip)
+    work = work_of(chip, shape, launch, kernels)
     found.blocks = launch.blocks_a_multiprocessor(chip, kernel)
     found.cluster = launch.cluster
     found.resident = chip.clusters(launch.cluster, found.blocks)
-    found.instructions = loop.instructions
+    found.instructions = work.loop.instructions
     waves = waves_of(chip, shape.batch, launch.cluster, found.blocks)
     found.waves = len(waves)
-    work = ClusterWork(chip, shape, launch, tiles_of(chip, shape, launch), loop)
     steps = work.forward if shape.direction == "forward" else work.backward
     for name in ("load", "serial", "loop", "store"):
         found.phases[name] = Phase()
@@ -70,6 +69,11 @@ def predict_clusters(found: Prediction, chip: Chip, launches: list[Launch], kern
         sum(max(work.units(wave).values()) for wave in waves),
         sum(work.alone(wave, steps) for wave in waves),
     )
+
+
+def work_of(chip: Chip, shape: Shape, launch: Launch, kernels: list[Kernel]) -> ClusterWork:
+    loop = _main_loop(launch.code(kernels), chip)
+    return ClusterWork(chip, shape, launch, tiles_of(chip, shape, launch), loop)
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class ClusterWork:
         image, clock = wave.clusters * self.shape.image, self.chip.clock
         again, missing = self.again(wave)
         sums = SUM_INSTRUCTIONS * image / self.shape.item / 32 / (4 * wave.clusters * self.launch.cluster / wave.blocks)
-        words = serial.words(self.launch.cluster, self.shape.item)
+        words = serial.words(self.launch.cluster, self.shape.item) + serial.CLUSTER
         latency = serial.MEMORY / clock
         return {
             "load": {
@@ -136,16 +140,23 @@ class ClusterWork:
             },
         }
 
+    def ahead(self, wave: Wave, seconds: float) -> float:
+        """Bytes of the first tiles of h and dout that come in so many seconds: backward copies so many tiles ahead."""
+        kept = round(self.kept * self.tiles.group)
+        tiles = min(kept, self.tiles.slots - kept)
+        return min(2 * wave.clusters * self.shape.image * tiles / self.tiles.group, seconds * self.chip.copy_bandwidth)
+
     def backward(self, wave: Wave) -> dict[str, dict[str, float]]:
         image, clock = wave.clusters * self.shape.image, self.chip.clock
         again, missing = self.again(wave)
         cluster = self.launch.cluster
+        tables = (serial.backward_begin() + serial.MEMORY) / clock
         return {
-            "load": {"tables": (serial.backward_begin() + serial.MEMORY) / clock},
+            "load": {"tables": tables},
             "serial": {"serial": serial.backward(cluster) / clock},
             "loop": {
                 **self.loop_seconds(wave),
-                "memory": self.memory(2 * image + missing),
+                "memory": self.memory(2 * image - self.ahead(wave, tables) + missing),
                 "port": self.port(wave, 2),
             },
             "store": {

@@ -18,7 +18,8 @@ from pathlib import Path
 from gpu_chips import CHIPS, UNEVEN, Chip, chip_of
 from gpu_clusters import predict_clusters
 from gpu_general import predict_general
-from gpu_phases import FIRST_LAUNCH, NEXT_LAUNCH, Phase, Prediction
+from gpu_persistent import persistent
+from gpu_phases import EARLY_LAUNCH, FIRST_LAUNCH, NEXT_LAUNCH, Phase, Prediction
 from gpu_plan import Launch, Shape, other_plans, plan
 from machine_code import Kernel, architectures, find_tool, read_kernels
 
@@ -39,6 +40,11 @@ SHOWN = (
     Shape(32, 128, "float32", "backward"),
     Shape(10, 64, "bfloat16", "forward"),
     Shape(1, 64, "bfloat16", "forward"),
+)
+
+# More of them for a grid that outlives an image: many images, that stay on chip and that don't.
+WHAT_IF = tuple(
+    Shape(64, size, "bfloat16", direction) for size, direction in product((64, 128), ("forward", "backward"))
 )
 
 
@@ -63,12 +69,14 @@ UNKNOWN = (
     "and hide nothing from each other",
     "the serial phases to better than a factor of two: trip counts are read off the source by hand, latencies are "
     "others' measurements, how waits overlap is a guess",
+    "how fast numbers that a block sends come in: a warp's to one block are taken as one transaction, and as 250 clocks "
+    "to whoever waits for them",
     "what units reach together: in the main loop the busiest is taken at its full rate, without bank conflicts",
     "how many clusters run at a time, on which the plan depends too: how many multiprocessors a processing cluster has "
     "differs by part. An uneven H100, with 18, 18, 18, 16, 16, 16, 16 and 14 of them, takes 7 clusters of 16 blocks "
     "instead of 8, or 15 instead of 16",
     "clocks under load, and the driver: it takes boost clocks, 90 % of the data sheet's bandwidth for the kernels and "
-    "the copy, 2 µs for a call's first launch and 1 µs for each other",
+    "the copy, 2 µs for a call's first launch, 1 µs for each other, half of it where that begins early",
     "what stays in the second-level cache: all that is read again, where it fits into three quarters of it",
     "the code that a driver makes: B200 is taken to run the instructions of sm_90, at Hopper's rate of matrix products",
     "trip counts of the general path (A100, RTX 4090), how its blocks overlap, and its sums' traffic: a rough figure",
@@ -99,7 +107,8 @@ def predict(chip: Chip, shape: Shape, kernels: list[Kernel], launches: list[Laun
     bound = FIRST_LAUNCH + shape.traffic / chip.copy_bandwidth
     path = "cluster" if cluster else "general"
     found = Prediction(chip.name, shape, path, len(launches), bound)
-    found.phases["launches"] = Phase(FIRST_LAUNCH + NEXT_LAUNCH * (len(launches) - 1), "launches")
+    following = sum(EARLY_LAUNCH if launch.early else NEXT_LAUNCH for launch in launches[1:])
+    found.phases["launches"] = Phase(FIRST_LAUNCH + following, "launches")
     if cluster:
         predict_clusters(found, chip, launches, kernels)
     else:
@@ -157,6 +166,20 @@ def _cells(p: Prediction, kernels: dict[str, list[Kernel]]) -> list[str]:
         other,
         p.limiter,
     ]
+
+
+def what_if(kernels: dict[str, list[Kernel]]) -> list[str]:
+    """The table of a persistent grid, of shapes with more than one wave."""
+    lines = ["| case | direction | chip | waves | predicted, µs | persistent grid | gain |", "|" + "---|" * 7]
+    for shape in (*SHOWN[:4], *WHAT_IF):
+        for chip in (chip_of(name) for name in ("H100", "H200", "B200")):
+            found = predict(chip, shape, kernels[chip.code])
+            if found.waves > 1:
+                seconds = persistent(found, chip, plan(chip, shape, kernels[chip.code]), kernels[chip.code])
+                cells = (shape.case, shape.direction, chip.name, str(found.waves), microseconds(found.lockstep))
+                gain = f"{100 * (1 - seconds / found.lockstep):.1f} %"
+                lines.append("| " + " | ".join((*cells, microseconds(seconds), gain)) + " |")
+    return lines
 
 
 def judge(kernels: dict[str, list[Kernel]]) -> list[dict[str, object]]:
@@ -261,6 +284,11 @@ def main() -> None:
     found, bars = predictions(kernels), judge(kernels)
     unknown = [f"- {line}" for line in UNKNOWN]
     print("\n".join(["Predicted, not measured.", "", *markdown(found, kernels), "", *format_bars(bars), ""]))
+    print(
+        "\n".join(
+            ["A grid of as many clusters as run at a time, that goes on from image to image:", *what_if(kernels), ""]
+        )
+    )
     print("\n".join(["What it can't know:", *unknown]))
     if arguments.json:
         write(arguments.json, arguments.library, found, bars)

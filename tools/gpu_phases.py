@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from gpu_plan import Shape
 
-# Seconds between two events around a kernel that does nothing, and from one kernel's end to the next one's start.
-FIRST_LAUNCH, NEXT_LAUNCH = 2.0e-6, 1.0e-6
+# Seconds between two events around a kernel that does nothing; from one kernel's end to the next one's start; the same
+# where the next one's blocks are there already and wait for it.
+FIRST_LAUNCH, NEXT_LAUNCH, EARLY_LAUNCH = 2.0e-6, 1.0e-6, 0.5e-6
 RESIDENT = 0.75  # of the second-level cache, what is taken to be still there when it is read again
 WARPS = 8  # of a block
 

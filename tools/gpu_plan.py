@@ -56,7 +56,7 @@ class Shape:
 class Launch:
     """One kernel's launch: its name, the type and the flags that it is a template of, and how it is launched.
 
-    cluster: blocks. shared: bytes of a block.
+    cluster: blocks. shared: bytes of a block. early: its blocks begin before the launch before it is done, and wait.
     """
 
     kernel: str
@@ -66,6 +66,7 @@ class Launch:
     threads: int
     cluster: int
     shared: int
+    early: bool
 
     def code(self, kernels: list[Kernel]) -> Kernel:
         """The machine code that runs."""
@@ -136,7 +137,7 @@ def _launch(given: dict) -> Launch:
     dtype, *flags = (argument.split("::")[-1] for argument in arguments.split(", "))
     numbers = tuple({"true": "1", "false": "0"}.get(flag, flag) for flag in flags)
     sizes = (given[key] for key in ("blocks", "threads", "cluster", "shared_bytes"))
-    return Launch(name, TYPES[dtype], numbers, *sizes)
+    return Launch(name, TYPES[dtype], numbers, *sizes, given["early"])
 
 
 def tiles_of(chip: Chip, shape: Shape, launch: Launch) -> Tiles:

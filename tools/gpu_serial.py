@@ -10,9 +10,9 @@ from __future__ import annotations
 from gpu_plan import CHANNELS, SLOTS, WORD_CHANNELS, divide_up
 
 # Clocks: a number from shared memory, from the second-level cache, from memory; a barrier of a block; a barrier of a
-# cluster with what was written to other blocks before it; a dependent operation of a chain; a number of shared memory
-# where several are under way.
-SHARED, CACHE, MEMORY, BARRIER, CLUSTER, CHAIN, PIPED = 30, 280, 700, 40, 450, 5, 8
+# cluster with the fence that publishes what was written before it; a number sent to another block, until it has been
+# waited for; a dependent operation of a chain; a number of shared memory where several are under way.
+SHARED, CACHE, MEMORY, BARRIER, CLUSTER, MESSAGE, CHAIN, PIPED = 30, 280, 700, 40, 450, 250, 5, 8
 WARPS, THREADS = 8, 256  # of a block
 MEMORY_CHANNELS = 2 * CHANNELS
 ROWS = MEMORY_CHANNELS + 1  # of the memory and of the scalar write gate
@@ -48,24 +48,26 @@ def fill(columns: int = 24) -> int:
 
 def forward(ranks: int, item: int) -> int:
     """Between the last tile's arrival and the first pass over positions, on the cluster path."""
-    sums = SHARED + 16 * CHAIN + BARRIER + 16 * PIPED
-    mean = CLUSTER + 2 * ranks * PIPED + BARRIER
+    sums = SHARED + 16 * CHAIN + 2 * BARRIER + 16 * PIPED
+    # The words are fetched while the mean is on its way.
     fetched = divide_up(ROWS * SLOTS, 4 * THREADS) * CACHE
+    mean = ranks * PIPED + max(MESSAGE, fetched) + ranks * PIPED + BARRIER
     memory = divide_up(MEMORY_CHANNELS * SLOTS, THREADS) * (2 * SHARED + 12 * CHAIN) + BARRIER
-    exchange = ranks * PIPED + CLUSTER
-    return sums + mean + fetched + image_part(item) + memory + read_out(ranks) + exchange + 2 * fill() + response()
+    exchange = ranks * PIPED + MESSAGE
+    return sums + mean + image_part(item) + memory + read_out(ranks) + exchange + 2 * fill() + response()
 
 
 def backward_begin() -> int:
-    """The tables from the kept memory, before the first tile is asked for."""
+    """The tables from the kept memory, while the first tiles are on their way."""
     return 3 * fill() + 2 * MEMORY + CACHE
 
 
 def backward(ranks: int) -> int:
     """From the last pass over positions to the mean's gradient, on the cluster path."""
     groups = 3 * BARRIER + 3 * 6 * SHARED + 48 * PIPED
-    sums = 2 * CLUSTER + (48 + 2 * ranks) * PIPED + BARRIER
-    read = divide_up(CHANNELS, ranks * WARPS) * (2 * CACHE + 2 * ranks * PIPED) + ranks * 2 * PIPED + CLUSTER
+    # A block says that it is done with its tiles before its groups add up: nobody waits for that.
+    sums = MESSAGE + (48 + 2 * ranks) * PIPED + BARRIER
+    read = divide_up(CHANNELS, ranks * WARPS) * (2 * CACHE + 2 * ranks * PIPED) + ranks * 2 * PIPED + MESSAGE
     return groups + sums + read + memory_rows(ranks) + CLUSTER + mean_gradient()
 
 

@@ -90,6 +90,16 @@ KVMEM_DEVICE void store16(View<T> v, I i, Words4 x) {
   *reinterpret_cast<Words4*>(v.data + i) = x;
 }
 
+template <typename T, typename I>
+KVMEM_DEVICE void store16_streaming(View<T> v, I i, Words4 x) {
+  __stcs(reinterpret_cast<uint4*>(v.data + i), make_uint4(x.x[0], x.x[1], x.x[2], x.x[3]));
+}
+
+template <typename T, typename I>
+KVMEM_DEVICE void prefetch(View<T> v, I i) {
+  asm volatile("prefetch.global.L1 [%0];" ::"l"(__cvta_generic_to_global(v.data + i)));
+}
+
 KVMEM_DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
 KVMEM_DEVICE uint32_t peer_address(const void* p, int bytes, int rank) {
@@ -162,6 +172,65 @@ KVMEM_DEVICE void cluster_wait() {
 KVMEM_DEVICE void cluster_barrier() {
   cluster_arrive();
   cluster_wait();
+}
+
+// An mbarrier. Its phase ends when this thread has arrived, as it does at once, and all bytes have.
+KVMEM_DEVICE void expect_bytes(View<ByteCounter> counter, int bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "mbarrier.init.shared.b64 [%0], 1;\n\t"
+      "mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;\n\t"
+      "fence.mbarrier_init.release.cluster;" ::"r"(shared_address(counter.data)),
+      "r"(bytes)
+      : "memory");
+#endif
+}
+
+// No fence and no barrier of the cluster is needed to see what comes this way: the counter's phase publishes it.
+template <typename T, typename I>
+KVMEM_DEVICE void send(View<T> to, I i, T x, View<ByteCounter> counter, int rank) {
+#if __CUDA_ARCH__ >= 900
+  const uint32_t there = peer_address(to.data, static_cast<int>(i) * static_cast<int>(sizeof(T)), rank);
+  const uint32_t counted = peer_address(counter.data, 0, rank);
+  if constexpr (sizeof(T) == 4) {
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(there),
+                 "r"(__builtin_bit_cast(uint32_t, x)), "r"(counted)
+                 : "memory");
+  } else {
+    static_assert(sizeof(T) == 8);
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b64 [%0], %1, [%2];" ::"r"(there),
+                 "l"(__builtin_bit_cast(uint64_t, x)), "r"(counted)
+                 : "memory");
+  }
+#endif
+}
+
+// The loop is the assembler's, in the form that a prover of schedules knows as a wait.
+KVMEM_DEVICE void wait_for_bytes(View<ByteCounter> counter) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n\t"
+      ".reg .pred done;\n\t"
+      "WAIT:\n\t"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], 0;\n\t"
+      "@done bra DONE;\n\t"
+      "bra WAIT;\n\t"
+      "DONE:\n\t"
+      "}" ::"r"(shared_address(counter.data))
+      : "memory");
+#endif
+}
+
+KVMEM_DEVICE void let_next_launch_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+KVMEM_DEVICE void wait_for_launch_before() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 template <typename T>

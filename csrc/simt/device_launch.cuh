@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include <array>
 #include <map>
 #include <mutex>
 #include <source_location>
@@ -49,20 +50,41 @@ inline Device device() {
   return devices[index];
 }
 
-// The launch as the runtime wants it; `attribute` must outlive it. A cluster of one block is one, too: without its size
-// the runtime doesn't say how many fit.
-inline cudaLaunchConfig_t launch_config(const Launch& launch, cudaLaunchAttribute& attribute) {
+// Whether `stream` can take a launch that begins early. Graphs can from CUDA 12.3 on; captured by an older driver it is a
+// launch like any other.
+inline bool takes_early_launches(void* stream) {
+  static const int driver = [] {
+    int version = 0;
+    cudaDriverGetVersion(&version);
+    return version;
+  }();
+  if (driver >= 12030) return true;
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status);
+  return status == cudaStreamCaptureStatusNone;
+}
+
+// The launch as the runtime wants it; `attributes` must outlive it. A cluster of one block is one, too: without its size
+// the runtime doesn't say how many fit. Devices before 9.0 know neither clusters nor launches that begin early.
+using LaunchAttributes = std::array<cudaLaunchAttribute, 2>;
+inline cudaLaunchConfig_t launch_config(const Launch& launch, LaunchAttributes& attributes) {
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(launch.blocks));
   config.blockDim = dim3(launch.threads);
   config.dynamicSmemBytes = launch.shared_bytes;
   config.stream = static_cast<cudaStream_t>(launch.stream);
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = launch.cluster;
-  attribute.val.clusterDim.y = 1;
-  attribute.val.clusterDim.z = 1;
-  config.attrs = &attribute;
-  config.numAttrs = device().capability >= 90 ? 1 : 0;
+  config.attrs = attributes.data();
+  if (device().capability < 90) return config;
+  cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim.x = launch.cluster;
+  cluster.val.clusterDim.y = 1;
+  cluster.val.clusterDim.z = 1;
+  if (launch.early && takes_early_launches(launch.stream)) {
+    cudaLaunchAttribute& early = attributes[config.numAttrs++];
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+  }
   return config;
 }
 
@@ -91,8 +113,8 @@ int clusters_that_fit(const Launch& launch) {
   const std::tuple key(current_device(), launch.threads, launch.cluster, launch.shared_bytes);
   if (const auto known = answers.find(key); known != answers.end()) return known->second;
   allow_large_launches<kernel>();
-  cudaLaunchAttribute attribute{};
-  const cudaLaunchConfig_t config = launch_config(launch, attribute);
+  LaunchAttributes attributes{};
+  const cudaLaunchConfig_t config = launch_config(launch, attributes);
   int clusters = 0;
   if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) != cudaSuccess) {
     cudaGetLastError();
@@ -118,8 +140,8 @@ const char* launch(const Launch& launch, const Parameters& parameters,
                    const std::source_location& where = std::source_location::current()) {
   if (launch.blocks == 0) return nullptr;
   allow_large_launches<kernel>();
-  cudaLaunchAttribute attribute{};
-  const cudaLaunchConfig_t config = launch_config(launch, attribute);
+  LaunchAttributes attributes{};
+  const cudaLaunchConfig_t config = launch_config(launch, attributes);
   const cudaError_t error = cudaLaunchKernelEx(&config, kernel, parameters);
   if (error == cudaSuccess) return nullptr;
   cudaGetLastError();

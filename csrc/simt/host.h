@@ -3,6 +3,7 @@
 // Programs link every host_*.cpp but host_module.cpp.
 #pragma once
 
+#include <memory>
 #include <string_view>
 
 #include "host_numbers.h"
@@ -43,14 +44,30 @@ inline void group_barrier(int id, int threads) {
   if (id == 0) host::fail("group_barrier(0): that is the block's barrier");
   host::wait_at_barrier(id, threads);
 }
-inline void cluster_arrive() { host::arrive_at_cluster(); }
-// Here as strict as the other: nothing is read early either way.
-inline void cluster_arrive_relaxed() { cluster_arrive(); }
+inline void cluster_arrive() { host::arrive_at_cluster(true); }
+inline void cluster_arrive_relaxed() { host::arrive_at_cluster(false); }
 inline void cluster_wait() { host::wait_for_cluster(); }
 inline void cluster_barrier() {
   cluster_arrive();
   cluster_wait();
 }
+
+inline void expect_bytes(View<ByteCounter> counter, int bytes) {
+  host::expect_bytes(host::own_shared(counter, sizeof(ByteCounter)), bytes);
+}
+template <typename T, typename I>
+void send(View<T> to, I i, T x, View<ByteCounter> counter, int rank) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8);
+  host::send(host::own_shared(to + i, sizeof(T)), reinterpret_cast<const char*>(&x), sizeof(T),
+             host::own_shared(counter, sizeof(ByteCounter)), rank);
+}
+inline void wait_for_bytes(View<ByteCounter> counter) {
+  host::wait_for_bytes(host::own_shared(counter, sizeof(ByteCounter)));
+}
+
+// An early launch may begin whether or not it is let.
+inline void let_next_launch_begin() {}
+inline void wait_for_launch_before() { host::wait_for_launch_before(); }
 
 namespace host {
 
@@ -116,7 +133,8 @@ void call(const void* parameters) {
 template <auto kernel, typename Parameters>
 const char* launch(const Launch& launch, const Parameters& parameters) {
   if (launch.blocks == 0) return nullptr;
-  host::run(launch, host::kernel_name<kernel>(), host::call<kernel, Parameters>, &parameters);
+  host::run(launch, host::kernel_name<kernel>(), host::call<kernel, Parameters>,
+            std::make_shared<const Parameters>(parameters));
   return nullptr;
 }
 

@@ -9,13 +9,24 @@ namespace kvmem::simt::host {
 Thread* current = nullptr;
 Launch current_launch{};
 
+namespace {
+
+Machine* in_use = nullptr;
+
+}  // namespace
+
 Machine& machine() {
-  static Machine instance;
-  return instance;
+  static Machine first;
+  return in_use ? *in_use : first;
+}
+
+void use(Machine& machine) {
+  in_use = &machine;
+  current_launch = machine.work.launch;
 }
 
 void fail_in_kernel(const std::string& what) {
-  throw std::runtime_error("kernel " + machine().kernel + ": " + what);
+  throw std::runtime_error("kernel " + machine().work.kernel + ": " + what);
 }
 
 namespace {
@@ -32,7 +43,9 @@ constexpr const char* kWaitNames[] = {"nothing",
                                       "matrix_multiply_tf32",
                                       "block_barrier",
                                       "group_barrier",
-                                      "cluster_wait"};
+                                      "cluster_wait",
+                                      "wait_for_bytes",
+                                      "wait_for_launch_before"};
 
 std::string name_of(Wait wait) { return kWaitNames[static_cast<int>(wait)]; }
 
@@ -162,7 +175,7 @@ Fiber& next_fiber() {
   Machine& m = machine();
   if (!m.running || !m.running->runnable || m.random.one_in(m.leave_one_in)) m.running = draw_warp();
   if (!m.running) {
-    if (m.running_threads == 0) return m.caller;
+    if (m.running_threads == 0 || !m.held.empty()) return m.caller;
     fail_in_kernel("deadlock: no thread can go on" + describe_cluster());
   }
   current = &m.running->lanes[draw_lane(m.running->runnable)];
@@ -180,9 +193,12 @@ void end_thread() {
   warp.done |= 1u << thread.lane;
   warp.runnable &= ~(1u << thread.lane);
   --m.running_threads;
-  if (--block.running == 0 && block.cluster_waits < block.in_use_until) {
-    fail_in_kernel("block " + std::to_string(block.index) +
-                   " ends without a cluster barrier after which no other block uses its shared memory");
+  if (--block.running == 0) {
+    if (block.cluster_waits < block.in_use_until) {
+      fail_in_kernel("block " + std::to_string(block.index) +
+                     " ends without a cluster barrier after which no other block uses its shared memory");
+    }
+    check_messages(block);
   }
   complete_cluster_barrier();
 }
@@ -213,9 +229,11 @@ void wait_at_barrier(int id, int threads) {
   let_others_run();
 }
 
-void arrive_at_cluster() {
+void arrive_at_cluster(bool publishes) {
   if (!current) fail("cluster_arrive");
   if (current->cluster_arrives != current->cluster_waits) fail("cluster_arrive twice without cluster_wait");
+  if (current->cluster_arrives == 63) fail("more cluster barriers than this machine follows");
+  if (publishes) current->released |= uint64_t{1} << current->cluster_arrives;
   ++current->cluster_arrives;
   ++machine().cluster_arrived;
   complete_cluster_barrier();
@@ -233,6 +251,28 @@ void wait_for_cluster() {
     }
   }
   let_others_run();
+}
+
+void hold(Wait wait) {
+  current->wait = wait;
+  current->warp->runnable &= ~(1u << current->lane);
+  let_others_run();
+}
+
+void let_run(Thread& thread) {
+  Warp& warp = *thread.warp;
+  thread.wait = Wait::nothing;
+  warp.runnable |= 1u << thread.lane;
+  if (warp.queued) return;
+  warp.queued = true;
+  machine().queue.push_back(&warp);
+}
+
+void wait_for_launch_before() {
+  if (!current) fail("wait_for_launch_before");
+  if (!machine().early) return;
+  machine().held.push_back(current);
+  hold(Wait::launch_before);
 }
 
 bool one_in(int n) { return !machine().ordered && machine().random.one_in(n); }

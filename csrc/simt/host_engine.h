@@ -1,12 +1,14 @@
 // The machine that the host build runs kernels on: fibers for threads, and rules that a GPU doesn't check.
 //
 // The blocks of a cluster run side by side, the clusters one after another. A thread runs until a collective operation
-// of its warp or a barrier holds it; which warp and lane goes on then is drawn by the seed. Errors are exceptions,
-// std::runtime_error, of launch(). Included by host.h alone.
+// of its warp or a barrier holds it; which warp and lane goes on then is drawn by the seed. A launch is carried out when
+// the next one comes or synchronize() is called, so that an early one may begin before it. Errors are exceptions,
+// std::runtime_error, of launch() or synchronize(). Included by host.h alone.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -28,7 +30,9 @@ enum class Wait : uint8_t {
   matrix_multiply_tf32,
   block_barrier,
   group_barrier,
-  cluster_wait
+  cluster_wait,
+  bytes,
+  launch_before
 };
 
 struct Block;
@@ -43,6 +47,24 @@ struct Copy {
   char bytes[16];
 };
 
+// Up to 8 bytes on their way to a block of the cluster.
+struct Message {
+  char* to;
+  int size;
+  char bytes[8];
+};
+
+struct Thread;
+
+// What a block expects to be sent.
+struct Counter {
+  const char* place;
+  int expected, come;
+  bool waited;  // for all of it
+  std::vector<Message> under_way;
+  std::vector<Thread*> waiting;
+};
+
 struct Thread {
   Fiber fiber;
   Block* block;
@@ -50,6 +72,7 @@ struct Thread {
   int index, lane;
   Wait wait;
   int cluster_arrives, cluster_waits;
+  uint64_t released;  // a bit a cluster barrier: that the thread's arrival published what it had written
   int copy_groups;  // closed ones
   std::vector<Copy> copies;
 };
@@ -61,6 +84,8 @@ struct Block {
   int running;         // threads that aren't done
   int cluster_waits;   // cluster barriers that a thread of it has passed
   int in_use_until;    // the cluster barrier that it may not end before, as others use its shared memory
+  bool peers_wrote;    // to its shared memory
+  std::vector<Counter> counters;
 };
 
 extern Thread* current;  // null outside a kernel
@@ -73,8 +98,21 @@ bool one_in(int n);  // drawn by the seed, never where threads run in their orde
 using Complete = void (*)(void* const* lanes);
 void gather(Wait wait, void* mine, Complete complete);
 void wait_at_barrier(int id, int threads);
-void arrive_at_cluster();
+void arrive_at_cluster(bool publishes);
 void wait_for_cluster();
+
+// Counters and places are of the current block; `rank` is the block that is meant instead.
+void expect_bytes(char* counter, int bytes);
+void send(char* to, const char* bytes, int size, char* counter, int rank);
+void wait_for_bytes(char* counter);
+
+// Holds a thread of an early launch until what was launched before is done.
+void wait_for_launch_before();
+
+// Whether accesses are to be followed, and an access: of shared memory of `owner` or of global memory. `constant`: a read.
+extern bool following;
+void follow(uintptr_t address, size_t size, Block* owner, bool constant);
+void note_streamed(uintptr_t address);
 
 void start_copy(char* to, const char* from);
 void close_copies();
@@ -89,7 +127,9 @@ void use_shared_memory_of(Block* owner);
                                 const Block* owner);
 
 using Body = void (*)(const void* parameters);
-void run(const Launch& launch, const std::string& kernel, Body body, const void* parameters);
+void run(const Launch& launch, const std::string& kernel, Body body, std::shared_ptr<const void> parameters);
+// Until all that was launched is done.
+void synchronize();
 
 // What was launched since the list was last cleared.
 struct Launched {
@@ -100,7 +140,8 @@ std::vector<Launched>& launched();
 // Whether launches are only noted down, for their plans: nothing then reads or writes what they are given.
 void record_only(bool only);
 
-// 0: lanes and warps in their order, copies as late as possible; else a random order, the same for the same seed.
+// 0: lanes and warps in their order, copies as late as possible; else a random order, the same for the same seed. Forgets
+// what was launched and not carried out.
 void set_seed(uint64_t seed);
 void set_device(const Device& device, int largest_cluster);
 // Where clusters of blocks lie: the multiprocessors of each part of the device that a cluster doesn't reach beyond (none:

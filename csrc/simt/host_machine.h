@@ -2,6 +2,8 @@
 #pragma once
 
 #include <exception>
+#include <unordered_map>
+#include <unordered_set>
 
 #include "simt.cuh"
 
@@ -37,10 +39,21 @@ struct Random {
   bool one_in(int n) { return n && below(n) == 0; }
 };
 
-struct Machine {
+// A write that other blocks may not see yet.
+struct Written {
+  const Thread* writer;
+  int arrivals;  // of the writer at cluster barriers before it
+};
+
+struct Work {
+  Launch launch;
   std::string kernel;
   Body body;
-  const void* parameters;
+  std::shared_ptr<const void> parameters;
+};
+
+struct Machine {
+  Work work;
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   std::vector<Block> blocks;
@@ -51,6 +64,10 @@ struct Machine {
   int running_threads = 0;
   int cluster_arrived = 0, cluster_barriers = 0;
   std::vector<Warp*> cluster_waiting;
+  std::unordered_map<uintptr_t, Written> written;
+  std::unordered_set<uintptr_t> streamed;
+  bool early = false;  // what was launched before isn't done
+  std::vector<Thread*> held;  // by wait_for_launch_before
   Stacks stacks;
   Fiber caller;
   std::exception_ptr error;
@@ -59,13 +76,22 @@ struct Machine {
   int leave_one_in = 0;  // how often a warp that could go on makes way for another
 };
 
+// The one in use: an early launch begins on another one.
 Machine& machine();
+void use(Machine& machine);
 
 // Of the kernel, where no thread is to blame.
 [[noreturn]] void fail_in_kernel(const std::string& what);
 
 // Makes the next thread the current one: its fiber, or the caller's when all are done.
 Fiber& next_fiber();
+
+// Holds the current thread until let_run.
+void hold(Wait wait);
+void let_run(Thread& thread);
+
+// The block ends: it has what it was sent.
+void check_messages(const Block& block);
 
 // The current thread's kernel has returned.
 void end_thread();

@@ -204,6 +204,7 @@ void run(const char* (*work)(const void*, void*), const void* arguments, const S
   simt::host::set_seed(settings.seed);
   simt::host::launched().clear();
   if (const char* error = work(arguments, nullptr)) throw std::runtime_error(error);
+  simt::host::synchronize();
   memory.check_margins();
 }
 
@@ -216,6 +217,7 @@ py::list launches() {
     entry["threads"] = launch.threads;
     entry["cluster"] = launch.cluster;
     entry["shared_bytes"] = launch.shared_bytes;
+    entry["early"] = launch.early;
     list.append(entry);
   }
   return list;

@@ -1,6 +1,8 @@
 // Views of the host build: pointers that know what they may point at. Included by host.h alone.
 #pragma once
 
+#include <type_traits>
+
 #include "host_engine.h"
 
 namespace kvmem::simt {
@@ -17,14 +19,22 @@ struct View {
     return reinterpret_cast<uintptr_t>(data) + static_cast<int64_t>(i) * static_cast<int64_t>(sizeof(T));
   }
 
-  // The address of `size` bytes at element i, after all checks.
+  // The address of `size` bytes at element i, if they are there.
   template <typename I>
-  uintptr_t checked(I i, size_t size, size_t alignment) const {
+  uintptr_t inside(I i, size_t size, size_t alignment) const {
     const uintptr_t at = address(i);
     if (at < begin || at + size > end || at % alignment) [[unlikely]] {
       host::refuse_access(at, begin, end, size, alignment, owner);
     }
+    return at;
+  }
+
+  // The same for an access, after all checks.
+  template <typename I>
+  uintptr_t checked(I i, size_t size, size_t alignment) const {
+    const uintptr_t at = inside(i, size, alignment);
     if (owner && (!host::current || owner != host::current->block)) host::use_shared_memory_of(owner);
+    if (host::following) host::follow(at, size, owner, std::is_const_v<T>);
     return at;
   }
 
@@ -79,12 +89,32 @@ void store16(View<T> v, I i, Words4 x) {
   std::memcpy(reinterpret_cast<void*>(v.checked(i, 16, 16)), &x, 16);
 }
 
+template <typename T, typename I>
+void store16_streaming(View<T> v, I i, Words4 x) {
+  if (v.owner) host::fail("store16_streaming to shared memory");
+  store16(v, i, x);
+  host::note_streamed(v.address(i));
+}
+
+template <typename T, typename I>
+void prefetch(View<T> v, I i) {
+  if (v.owner) host::fail("prefetch of shared memory");
+  v.inside(i, sizeof(T), alignof(T));
+}
+
 namespace host {
 
-// A place of 16 bytes in the block's own shared memory, as instructions that know no other memory want it.
+// A place of so many bytes in the block's own shared memory, as instructions that know no other memory want it.
+template <typename T>
+char* own_shared(View<T> v, size_t size) {
+  if (!v.owner || !current || v.owner != current->block) fail("expected a view of the block's own shared memory");
+  return reinterpret_cast<char*>(v.inside(0, size, size));
+}
+
+// The same for an access of 16 bytes.
 template <typename T>
 char* own_shared16(View<T> v) {
-  if (!v.owner || v.owner != current->block) fail("expected a view of the block's own shared memory");
+  own_shared(v, 16);
   return reinterpret_cast<char*>(v.checked(0, 16, 16));
 }
 

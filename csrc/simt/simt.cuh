@@ -13,13 +13,22 @@
 //                   view(pointer, count) makes one of global memory, shared<T>(byte, count) one of the block's shared
 //                   memory; store_peer(v, i, rank, x): x, of 4 or 8 bytes, to the place of v[i] in the shared memory of
 //                   another block of the cluster
-//   16 bytes        load16(v, i), store16(v, i, x): one access of 128 bits at v[i], which must be aligned to 16 bytes
+//   16 bytes        load16(v, i), store16(v, i, x): one access of 128 bits at v[i], which must be aligned to 16 bytes;
+//                   store16_streaming(v, i, x): to global memory that the kernel doesn't read again, so that the caches
+//                   give it up first. prefetch(v, i) asks for the line of v[i], of global memory, ahead
 //   Asynchronous    copy16_async(to, from, valid): 16 bytes from global to shared memory, zeros if not valid;
 //                   commit_copies() closes a group, wait_copies<n>() waits until at most n groups are under way. Only the
 //                   thread that copied may read afterwards; the others after a barrier
 //   Barriers        warp_barrier(); group_barrier(id, threads): the `threads` threads that name the same id, 1 to 15;
 //                   block_barrier(); cluster_barrier(), which cluster_arrive() and cluster_wait() split in two;
-//                   cluster_arrive_relaxed() says that the block has started and publishes nothing that it wrote
+//                   cluster_arrive_relaxed() says that the thread has come so far, and is done with reading what others will
+//                   write to; it publishes nothing that the thread wrote
+//   Between blocks  send(to, i, x, counter, rank): x, of 4 or 8 bytes, becomes to[i] in the shared memory of a block of the
+//                   cluster, and is counted there; wait_for_bytes(counter): until all bytes that are expected are there, and
+//                   may be read by this thread; expect_bytes(counter, n): by one thread, before the block's first arrival
+//                   at the cluster. A counter counts once
+//   Launches        wait_for_launch_before(): until all that the launch before this one did is done and can be read, where
+//                   this one is `early`; let_next_launch_begin(): this block is as good as done
 //   Within a warp   shuffle(x, lane), shuffle_xor(x, mask)
 //   Matrices        see matrix_load and below: all lanes of a warp together
 //   Numbers         Bfloat16, Float16; to_float(x), from_float<T>(x), pack<T>(low, high), unpack<T>(bits);
@@ -50,6 +59,7 @@ struct Launch {
   int cluster;
   int shared_bytes;
   void* stream;
+  bool early = false;  // its blocks may begin before the launch before it is done: they wait by wait_for_launch_before()
 };
 
 // What the kernels' plans depend on.
@@ -63,6 +73,10 @@ struct Device {
 
 struct alignas(16) Words4 {
   uint32_t x[4];
+};
+
+struct alignas(8) ByteCounter {
+  uint64_t state;
 };
 
 struct alignas(8) Float2 {

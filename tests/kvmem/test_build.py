@@ -159,7 +159,7 @@ def test_cuda_is_built_where_nvcc_and_a_torch_with_cuda_are(setup_module, fake_n
 
 REFUSALS = {
     "no nvcc": ({}, {"CUDACXX": "no-such-nvcc"}, "no nvcc found by CUDACXX, in CUDA_HOME, on the PATH and"),
-    "an old nvcc": ({"version": "11.8"}, {}, "nvcc is of CUDA 11.8, the kernels need CUDA 12 or later"),
+    "an old nvcc": ({"version": "12.0"}, {}, "nvcc is of CUDA 12.0, the kernels need CUDA 12.1 or later"),
     "an nvcc that knows no such GPU": ({"archs": "50 75"}, {}, "of CUDA 13.0 can compile for none of '80;90'"),
     "a C++ compiler that nvcc refuses": ({"complaint": "unsupported GNU version!"}, {}, "unsupported GNU version!"),
     "GPUs that are too old": ({}, {"KVMEM_CUDA_ARCHS": "70;80"}, "KVMEM_CUDA_ARCHS: got '70;80', expected compute cap"),

@@ -61,6 +61,86 @@ KVMEM_KERNEL(1024, 1) exchange(KVMEM_PARAMETER(Parameters) p) {
   p.out[grid_thread()] = row[thread()];
 }
 
+// The same, where the next block pushes: into shared memory or, with choice bit 3, global memory. choice bit 0: the barrier
+// after the writes is a relaxed one.
+KVMEM_KERNEL(1024, 1) push(KVMEM_PARAMETER(Parameters) p) {
+  const View<float> row = shared<float>(0, block_threads());
+  const int before = (cluster_rank() + cluster_blocks() - 1) % cluster_blocks(), distance = before - cluster_rank();
+  const View<float> there = p.choice & 8 ? p.out + (distance * block_threads() + grid_thread()) : View<float>{};
+  cluster_arrive_relaxed();
+  cluster_wait();
+  if (there) {
+    there[0] = p.in[grid_thread()];
+  } else {
+    store_peer(row, thread(), before, p.in[grid_thread()]);
+  }
+  if (p.choice & 1) {
+    cluster_arrive_relaxed();
+  } else {
+    cluster_arrive();
+  }
+  cluster_wait();
+  const float x = there ? p.out.as<const float>()[grid_thread()] : row[thread()];
+  block_barrier();
+  p.out[grid_thread()] = x;
+}
+
+// The same by messages, turned around. choice 0: as it should; 1: 4 bytes too few expected; 2: 4 too many; 3: without a
+// wait; 4: some wait, and the others not for them; 5: expected after the barrier; 6: sent before a barrier; 7: into memory
+// that is still read; 8: to a block that expects nothing; 9: expected twice.
+KVMEM_KERNEL(1024, 1) post(KVMEM_PARAMETER(Parameters) p) {
+  const int n = block_threads();
+  const View<float> row = shared<float>(0, n);
+  const View<ByteCounter> counter = shared<ByteCounter>(4 * n, 1);
+  const auto expect = [&] {
+    if (thread() == 0) expect_bytes(counter, 4 * n - 4 * (p.choice == 1) + 4 * (p.choice == 2));
+  };
+  if (p.choice != 5 && p.choice != 8) expect();
+  if (p.choice == 9) expect();
+  row[thread()] = p.in[grid_thread()];
+  const int next = (cluster_rank() + cluster_blocks() - 1) % cluster_blocks();
+  const float x = p.choice == 7 ? 0 : row[thread()];
+  block_barrier();
+  if (p.choice != 6) {
+    cluster_arrive_relaxed();
+    cluster_wait();
+  }
+  if (p.choice == 5) expect();
+  send(row, thread(), p.choice == 7 ? p.in[grid_thread()] : x, counter, next);
+  if (p.choice == 7) p.out[grid_thread()] = row[n - 1 - thread()];
+  if (p.choice != 3 && (p.choice != 4 || thread() < 32)) wait_for_bytes(counter);
+  if (p.choice != 4) block_barrier();
+  if (p.choice != 7) p.out[grid_thread()] = row[n - 1 - thread()];
+}
+
+// Two launches, the second of which reads what the first leaves in the second half of out: out[i] = in[i] + 1.
+// choice 0: it doesn't wait; 1: as it should; 2: it reads before it waits; 3: some threads alone wait, and a barrier holds
+// the others; 4: before it waits it writes what the first reads.
+KVMEM_KERNEL(1024, 1) hand_over_first(KVMEM_PARAMETER(Parameters) p) {
+  const int64_t n = 64 * 4, i = grid_thread();
+  let_next_launch_begin();
+  p.out[n + n - 1 - i] = p.in[n - 1 - i] + (p.choice == 4 ? p.out[i] : 0);
+}
+
+KVMEM_KERNEL(1024, 1) hand_over_second(KVMEM_PARAMETER(Parameters) p) {
+  const int64_t n = 64 * 4, i = grid_thread();
+  float x = 0;
+  if (p.choice == 2) x = p.out[n + i];
+  if (p.choice == 4) p.out[i] = 100;
+  if (p.choice != 0 && (p.choice != 3 || thread() < 32)) wait_for_launch_before();
+  block_barrier();
+  if (p.choice != 2) x = p.out[n + i];
+  p.out[i] = x + 1;
+}
+
+// out = in, 16 bytes a thread past the caches. choice 1: reads it again; 2: to shared memory.
+KVMEM_KERNEL(1024, 1) stream(KVMEM_PARAMETER(Parameters) p) {
+  const int64_t at = 4 * grid_thread();
+  const View<float> own = shared<float>(0, 4 * block_threads()) + 4 * thread();
+  store16_streaming(p.choice == 2 ? own : p.out + at, 0, load16(p.in, at));
+  if (p.choice == 1) p.out[at] += 1;
+}
+
 // out[i] = in[4 (i / 4)]: a quarter of the threads copies. choice 0: reads before it waits; 1: as it should;
 // 2: never waits; 3: waits, but other threads don't wait for it; 4: leaves the last group open; 5: copies zeros.
 KVMEM_KERNEL(1024, 1) copy(KVMEM_PARAMETER(Parameters) p) {
@@ -241,6 +321,7 @@ void define(py::module_& module, const char* name) {
         host::set_seed(seed);
         const Parameters p{view(in.data(), in.size()), view(out.mutable_data(), out.size()), choice};
         launch<kernel>(Launch{blocks, threads, cluster, shared_bytes, nullptr}, p);
+        host::synchronize();
       },
       py::arg("in_"), py::arg("out"), py::arg("choice") = 0, py::arg("blocks") = 1, py::arg("threads") = 32,
       py::arg("cluster") = 1, py::arg("shared_bytes") = 8192, py::arg("seed") = 0);
@@ -255,6 +336,9 @@ PYBIND11_MODULE(engine_kernels, module) {
   define<reverse_in_warp>(module, "reverse_in_warp");
   define<reverse_in_group>(module, "reverse_in_group");
   define<exchange>(module, "exchange");
+  define<push>(module, "push");
+  define<post>(module, "post");
+  define<stream>(module, "stream");
   define<copy>(module, "copy");
   define<read_shared>(module, "read_shared");
   define<read_global>(module, "read_global");
@@ -273,6 +357,16 @@ PYBIND11_MODULE(engine_kernels, module) {
   define<multiply<Float16>>(module, "multiply_float16");
   define<multiply_tf32>(module, "multiply_tf32");
   define<convert>(module, "convert");
+  module.def(
+      "hand_over",
+      [](const Floats& in, Floats out, int choice, bool early, int seed) {
+        host::set_seed(seed);
+        const Parameters p{view(in.data(), in.size()), view(out.mutable_data(), out.size()), choice};
+        launch<hand_over_first>(Launch{4, 64, 1, 0, nullptr}, p);
+        launch<hand_over_second>(Launch{4, 64, 1, 0, nullptr, early}, p);
+        host::synchronize();
+      },
+      py::arg("in_"), py::arg("out"), py::arg("choice"), py::arg("early") = true, py::arg("seed") = 0);
   module.def("set_device", [](int capability, int block_shared, int largest_cluster) {
     host::set_device({capability, 132, block_shared, block_shared + 1024}, largest_cluster);
   });

@@ -22,7 +22,8 @@ FLAGS = ["-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-
 FLAGS += ["-ffp-contract=off", "-ftrivial-auto-var-init=pattern"]
 # Optimized, sanitized code takes far longer to compile than the tests take to run it.
 SANITIZE = ["-O0", "-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"]
-ENGINE = [CSRC / "simt" / f"host_{name}.cpp" for name in ("engine", "fiber", "launch", "matrix", "memory")]
+ENGINE_PARTS = ("engine", "fiber", "launch", "matrix", "memory", "messages", "published")
+ENGINE = [CSRC / "simt" / f"host_{name}.cpp" for name in ENGINE_PARTS]
 MODULES = {
     "engine_kernels": [*ENGINE, ROOT / "tests" / "simt" / "engine_kernels.cpp"],
     "kvmem_simt": [*ENGINE, CSRC / "simt" / "host_module.cpp", *sorted((CSRC / "cuda").glob("*.cu"))],

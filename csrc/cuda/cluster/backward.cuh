@@ -69,18 +69,22 @@ KVMEM_DEVICE void backward_tile(const BackwardPass<T, kSlotBlocks, kChannelsLast
   if (pass.image_wanted) store_positions<kChannelsLast>(dout, position, image);
 }
 
+// Starts copying a tile of h and one of dout into these slots, if there is such a tile.
+template <typename T, bool kChannelsLast>
+KVMEM_DEVICE void load_tiles(const BackwardTiles<T>& slots, const ImagePlane<const T, kChannelsLast>& h,
+                             const ImagePlane<const T, kChannelsLast>& grad_out, int tile, int image, int grad) {
+  if (tile < slots.tiles.count) {
+    load_tile(h, slots.tiles.position(tile), slots.image(image));
+    load_tile(grad_out, slots.tiles.position(tile), slots.grad(grad));
+  }
+  commit_copies();
+}
+
+// The first tiles are on their way.
 template <bool kChannelsLast, bool kAttention, int kSlotBlocks, typename T>
 KVMEM_DEVICE void backward_tiles(const BackwardPass<T, kSlotBlocks, kChannelsLast, kAttention>& pass,
                                  const BackwardTiles<T>& slots, WarpSums<kSlotBlocks>& sums) {
   const GroupTiles<T>& tiles = slots.tiles;
-  const auto load = [&](int tile, int image, int grad) {
-    if (tile < tiles.count) {
-      load_tile(pass.image, tiles.position(tile), slots.image(image));
-      load_tile(pass.grad_out, tiles.position(tile), slots.grad(grad));
-    }
-    commit_copies();
-  };
-  for (int tile = 0; tile < slots.ahead; ++tile) load(tile, tile, tile);
   const int grads = tiles.slots - slots.kept;
   int image = 0, grad = 0;
   KVMEM_NO_UNROLL
@@ -91,10 +95,11 @@ KVMEM_DEVICE void backward_tiles(const BackwardPass<T, kSlotBlocks, kChannelsLas
     const bool stays = pass.mean_wanted && tile + slots.kept >= tiles.count;
     if (pass.image_wanted && !stays) {
       barrier_of_group();
-      store_tile(slots.image(image).template as<const T>(), pass.grad_image, tiles.position(tile));
+      store_tile<true>(slots.image(image).template as<const T>(), pass.grad_image, tiles.position(tile));
     }
     // The group is done with dout by one of the barriers, and a thread copies h to where it has just read dh itself.
-    load(tile + slots.ahead, slots.turn(image, slots.ahead, slots.kept), slots.turn(grad, slots.ahead, grads));
+    load_tiles(slots, pass.image, pass.grad_out, tile + slots.ahead, slots.turn(image, slots.ahead, slots.kept),
+               slots.turn(grad, slots.ahead, grads));
     image = slots.turn(image, 1, slots.kept);
     grad = slots.turn(grad, 1, grads);
   }
@@ -129,7 +134,7 @@ KVMEM_DEVICE void add_mean_gradient(const ImagePlane<T, kChannelsLast>& image, c
           words.x[i] = pack<T>(x[2 * i], x[2 * i + 1]);
         }
       }
-      store16(image.at(row, column, start), 0, words);
+      store16_streaming(image.at(row, column, start), 0, words);
     }
   }
 }
@@ -170,11 +175,14 @@ KVMEM_DEVICE void cluster_backward_block(const ClusterBackward<T>& p) {
   const bool image_wanted = static_cast<bool>(p.grad_image), sums_wanted = static_cast<bool>(p.gradients);
   const GroupTiles<T> tiles = tiles_of_group<T>(p.tiles, p.N, p.group_tiles, p.tile_slots, team.rank);
   const BackwardTiles<T> slots = split_slots(tiles, p.group_tiles);
+  const ImagePlane<const T, kChannelsLast> h{p.image + numbers, p.N}, grad_out{p.grad_out + numbers, p.N};
+  // While the tables are made, memory is busy with the first tiles.
+  for (int tile = 0; tile < slots.ahead; ++tile) load_tiles(slots, h, grad_out, tile, tile, tile);
   const View<T> exchange = shared<T>(p.exchange, kGroups * 2 * kExchangeNumbers<kSlotBlocks>) +
                            group() * 2 * kExchangeNumbers<kSlotBlocks>;
   const BackwardPass<T, kSlotBlocks, kChannelsLast, kAttention> pass{
-      {p.image + numbers, p.N},
-      {p.grad_out + numbers, p.N},
+      h,
+      grad_out,
       {image_wanted ? p.grad_image + numbers : p.grad_image, p.N},
       {kAttention ? p.grad_attention + image * p.side.T_ * p.N : p.grad_attention, p.N,
        held_slots<kSlotBlocks>(p.side, image)},
@@ -187,6 +195,8 @@ KVMEM_DEVICE void cluster_backward_block(const ClusterBackward<T>& p) {
   WarpSums<kSlotBlocks> sums{};
   backward_tiles<kChannelsLast>(pass, slots, sums);
   if (!sums_wanted) return;
+  // The products' blocks take the multiprocessors that are free, and wait there.
+  let_next_launch_begin();
   const View<float> mean = shared<float>(p.reduction.mean, kClusterChannels);
   reduce(p, image, team, sums, mean);
   if (p.mean_wanted) add_mean_gradient(pass.grad_image, slots, mean.template as<const float>());
@@ -211,12 +221,13 @@ ClusterBackwardShared backward_shared_layout(const Sizes& s, int& bytes) {
   shared.keys_table = layout.take(KeysTable<T, kSlotBlocks>::kBytes);
   shared.values_table = layout.take(ValueColumnsTable<T, kSlotBlocks>::kBytes);
   shared.key_rows_table = layout.take(KeyRowsTable<T, kSlotBlocks>::kBytes);
-  // dk and dv come when the tables are done with.
-  shared.reduction.board = shared.keys_table;
+  // One group's sums are staged when the tables are done with, and dk and dv come when those have been sent.
+  shared.reduction.staged = shared.reduction.board = shared.keys_table;
+  layout.reach(shared.reduction.staged + C * 2 * columns * 4);
   layout.reach(shared.reduction.board + 2 * C * slots * 4);
   shared.response = layout.take(columns * 4);
   shared.exchange = layout.take(kGroups * 2 * kExchangeNumbers<kSlotBlocks> * sizeof(T));
-  // Sums are sent when the last tile is done with, and what follows them when they are.
+  // Sums come when the last tile is done with, and what follows them when they are.
   shared.reduction.records = shared.exchange;
   shared.reduction.scratch = shared.exchange;
   layout.reach(shared.exchange + C * 2 * columns * 4);
@@ -225,6 +236,7 @@ ClusterBackwardShared backward_shared_layout(const Sizes& s, int& bytes) {
   shared.reduction.responses = layout.take((kLargestCluster + 1) * columns * 4);
   shared.reduction.gate_parts = layout.take(kLargestCluster * slots * 4);
   shared.reduction.mean = layout.take(C * 4);
+  shared.reduction.arrivals = layout.take(2 * sizeof(ByteCounter));
   shared.tiles = layout.bytes;
   bytes = layout.bytes;
   return shared;
@@ -307,7 +319,7 @@ const char* cluster_backward(const BackwardArguments& a, void* stream) {
     return launch<kernel>(how, cluster_backward_parameters<T, blocks>(a, plan));
   });
   if (error || !wants_sums(a)) return error;
-  return parameter_gradients<T>(a, static_cast<const float*>(a.workspace), stream);
+  return parameter_gradients<T>(a, static_cast<const float*>(a.workspace), stream, true);
 }
 
 }  // namespace kvmem::cuda

@@ -1,6 +1,8 @@
 // What the blocks of a cluster do together before the forward pass over their tiles: the mean, the memory, the tables.
 //
-// They exchange numbers by writing them into each other's shared memory, before a barrier of the cluster.
+// They send numbers into each other's shared memory, where a counter of bytes says when all have come: no barrier of the
+// cluster stands between a number and those who read it. What they wrote of the words goes through global memory, published
+// by their first arrival at the cluster, which is long past when the image is there.
 #pragma once
 
 #include "cuda/cluster/addressing.cuh"
@@ -10,7 +12,7 @@
 namespace kvmem::cuda {
 
 struct ClusterForwardShared {
-  int keys_table, values_table, response, board, sums, words, mean_parts, mean, image_part, gate_image, tiles;
+  int keys_table, values_table, response, board, sums, words, mean_parts, mean, image_part, gate_image, arrivals, tiles;
 };
 
 // Weights in W: with both types in one kernel the loop over positions would have to spill registers.
@@ -23,6 +25,16 @@ struct ClusterForward {
   int N, group_tiles, tile_slots;
   ClusterForwardShared shared;
 };
+
+// body(the memory side, with words in their type).
+template <typename T, typename W, typename Body>
+KVMEM_DEVICE void with_words_of(const ClusterForward<T, W>& p, Body body) {
+  if constexpr (std::is_same_v<T, W>) {
+    body(p.side);
+  } else {
+    with_words(p.side, body);
+  }
+}
 
 // v_t as rows.
 template <typename T, int kSlotBlocks>
@@ -78,16 +90,37 @@ KVMEM_DEVICE float sum_tiles(const ImagePlane<const T, kChannelsLast>& image, co
   return sum;
 }
 
-// The mean, of which every block of the cluster has a part: pushed to all, then added in the order of the blocks.
+// What a block waits for: every block's part of the mean, then all of k and v.
+struct ForwardArrivals {
+  View<ByteCounter> mean, memory;
+};
+
 template <typename T, typename W>
-KVMEM_DEVICE void exchange_mean(const ClusterForward<T, W>& p, int64_t image, Team team, float sum, View<float> mean) {
+KVMEM_DEVICE ForwardArrivals expect_arrivals(const ClusterForward<T, W>& p, Team team) {
+  const View<ByteCounter> counters = shared<ByteCounter>(p.shared.arrivals, 2);
+  if (thread() == 0) {
+    expect_bytes(counters, 4 * team.ranks * kClusterChannels);
+    expect_bytes(counters + 1, 4 * 2 * kClusterChannels * p.side.T_);
+  }
+  return {counters, counters + 1};
+}
+
+// The mean, of which every block of the cluster has a part: sent to all, then added in the order of the blocks.
+template <typename T, typename W>
+KVMEM_DEVICE void send_mean(const ClusterForward<T, W>& p, Team team, float sum, const ForwardArrivals& arrivals) {
+  const View<float> parts = shared<float>(p.shared.mean_parts, team.ranks * kClusterChannels);
+  if (thread() >= kClusterChannels) return;
+  for (int rank = 0; rank < team.ranks; ++rank) {
+    send(parts, team.rank * kClusterChannels + thread(), sum, arrivals.mean, rank);
+  }
+}
+
+template <typename T, typename W>
+KVMEM_DEVICE void receive_mean(const ClusterForward<T, W>& p, int64_t image, Team team, const ForwardArrivals& arrivals,
+                               View<float> mean) {
   const View<float> parts = shared<float>(p.shared.mean_parts, team.ranks * kClusterChannels);
   if (thread() < kClusterChannels) {
-    const int at = team.rank * kClusterChannels + thread();
-    for (int rank = 0; rank < team.ranks; ++rank) store_peer(parts, at, rank, sum);
-  }
-  cluster_barrier();
-  if (thread() < kClusterChannels) {
+    wait_for_bytes(arrivals.mean);
     float total = 0.0f;
     for (int rank = 0; rank < team.ranks; ++rank) total += parts[rank * kClusterChannels + thread()];
     mean[thread()] = total / p.N;
@@ -127,15 +160,14 @@ KVMEM_DEVICE void write_memory(const MemorySide<W, X>& side, View<float> words, 
   block_barrier();
 }
 
-// Memory writing, keys and values: ends with all of k and v, float32, on this block's board.
+// Memory writing, keys and values, from the words fetched: ends with all of k and v, float32, on this block's board.
 template <typename T, typename W>
 KVMEM_DEVICE void exchange_memory(const ClusterForward<T, W>& p, Team team, View<float> kept, View<const float> mean,
-                                  View<float> board) {
+                                  const ForwardArrivals& arrivals, View<float> board) {
   const MemorySide<W, T>& side = p.side;
   const View<float> image_part = shared<float>(p.shared.image_part, side.M),
                     gate_image = shared<float>(p.shared.gate_image, side.G),
                     words = shared<float>(p.shared.words, (side.M + side.G) * side.T_);
-  fetch_words(side, kept.template as<const float>(), words);
   write_image(side, mean, image_part, gate_image);
   if (team.rank == 0) {
     for (int m = thread(); m < side.M; m += kClusterThreads) kept[side.layout.image_part + m] = image_part[m];
@@ -144,10 +176,11 @@ KVMEM_DEVICE void exchange_memory(const ClusterForward<T, W>& p, Team team, View
   write_memory(side, words, image_part.template as<const float>(), gate_image.template as<const float>());
   const auto put = [&](int at, float x) {
     kept[at] = x;
-    for (int rank = 0; rank < team.ranks; ++rank) store_peer(board, at - side.layout.keys, rank, x);
+    for (int rank = 0; rank < team.ranks; ++rank) send(board, at - side.layout.keys, x, arrivals.memory, rank);
   };
   read_out(side, team, [&](int slot) { return [=, &side](int m) { return words[m * side.T_ + slot]; }; }, put);
-  cluster_barrier();
+  // All rows are here, this block's too: its warps are done with the words, whose place the tables take.
+  wait_for_bytes(arrivals.memory);
 }
 
 // The board's numbers as the tables that the pixel pass multiplies by. Ends with a block barrier.

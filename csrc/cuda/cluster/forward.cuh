@@ -28,6 +28,7 @@ ClusterForwardShared forward_shared_layout(const Sizes& s, int& bytes) {
   shared.mean = layout.take(static_cast<int>(s.C) * 4);
   shared.image_part = layout.take(static_cast<int>(s.M) * 4);
   shared.gate_image = layout.take(static_cast<int>(s.G) * 4);
+  shared.arrivals = layout.take(2 * sizeof(ByteCounter));
   shared.tiles = layout.bytes;
   bytes = layout.bytes;
   return shared;
@@ -110,7 +111,7 @@ KVMEM_DEVICE void respond_tiles(const ClusterForward<T, W>& p, int image, const 
     barrier_of_group();
     respond<kChannelsLast, kAttention>(p, image, memory, tiles.position(tile), slots, tables);
     barrier_of_group();
-    store_tile(memory.template as<const T>(), out, tiles.position(tile));
+    store_tile<false>(memory.template as<const T>(), out, tiles.position(tile));
     // A thread copies to where it has just read from itself.
     if (step + tiles.slots < tiles.count) load_tile(in, tiles.position(step), memory);
     commit_copies();
@@ -134,25 +135,31 @@ KVMEM_DEVICE void cluster_forward_block(const ClusterForward<T, W>& p) {
   const View<float> mean = shared<float>(p.shared.mean, kClusterChannels);
   const View<float> response = shared<float>(p.shared.response, 8 * kSlotBlocks);
   const GroupTiles<T> tiles = tiles_of_group<T>(p.shared.tiles, p.N, p.group_tiles, p.tile_slots, team.rank);
-  cluster_arrive_relaxed();
+  const ForwardArrivals arrivals = expect_arrivals(p, team);
+  // The copies of the image fill the queue to memory: what is waited for behind them is asked for before them.
+  with_words_of(p, [&](const auto& side) { prefetch_words(side, image, team); });
   KVMEM_NO_UNROLL
   for (int tile = 0; tile < tiles.slots; ++tile) {
     if (tile < tiles.count) load_tile(in, tiles.position(tile), tiles.slot(tile));
     commit_copies();
   }
   // 16 slots at a time: more would need more registers than the rest of the kernel.
-  if constexpr (std::is_same_v<T, W>) {
-    write_words<16>(p.side, image, team, kept);
-  } else {
-    with_words(p.side, [&](const auto& side) { write_words<16>(side, image, team, kept); });
-  }
+  with_words_of(p, [&](const auto& side) { write_words<16>(side, image, team, kept); });
+  // Publishes this block's part of the words; its fence waits while the image is on its way.
+  cluster_arrive();
   const View<float> scratch =
       shared<float>(p.shared.sums, kClusterThreads * kThreadSums<T, kChannelsLast>);
   const float sum = sum_tiles<kChannelsLast>(in, tiles, scratch);
-  // The other blocks have started: from here on their shared memory may be written.
+  // The other blocks have started and have written their parts of the words: numbers may be sent to their shared memory, and
+  // the words be read.
   cluster_wait();
-  exchange_mean(p, image, team, sum, mean);
-  exchange_memory(p, team, kept, mean.template as<const float>(), board);
+  send_mean(p, team, sum, arrivals);
+  // The words take the place of the sums.
+  block_barrier();
+  fetch_words(p.side, kept.template as<const float>(),
+              shared<float>(p.shared.words, (p.side.M + p.side.G) * p.side.T_));
+  receive_mean(p, image, team, arrivals, mean);
+  exchange_memory(p, team, kept, mean.template as<const float>(), arrivals, board);
   const PixelTables<T, kSlotBlocks> tables{{shared<T>(p.shared.keys_table, KeysTable<T, kSlotBlocks>::kNumbers)},
                                            {shared<T>(p.shared.values_table, ValuesTable<T, kSlotBlocks>::kNumbers)},
                                            response.template as<const float>(),

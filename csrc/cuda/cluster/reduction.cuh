@@ -2,6 +2,7 @@
 //
 // A block adds up its two groups' sums; channel c's go to the block c % ranks of the cluster, which adds up what the
 // blocks sent, in their order, and goes on from there (memory/backward.cuh). A cluster's size divides the channels.
+// Counters of bytes say when all that is sent has come (cluster/exchange.cuh).
 #pragma once
 
 #include "cuda/cluster/gradients.cuh"
@@ -10,13 +11,15 @@
 namespace kvmem::cuda {
 
 struct ReductionShared {
-  int records;         // (C / ranks, ranks, 2 kinds, columns); before that one group's (C, 2 kinds, columns)
+  int records;         // (C / ranks, ranks, 2 kinds, columns)
+  int staged;          // one group's (C, 2 kinds, columns)
   int warp_responses;  // (warps, columns)
   int responses;       // (ranks, columns), then their sum (columns)
   int board;           // dk and dv (2, C, T)
   int gate_parts;      // (ranks, T)
   int scratch;         // of memory/backward.cuh
   int mean;            // (C)
+  int arrivals;        // two counters
 };
 
 template <typename T>
@@ -54,9 +57,13 @@ KVMEM_DEVICE void for_each_sum(WarpSums<kSlotBlocks>& sums, Body body) {
 template <int kSlotBlocks, typename T>
 KVMEM_DEVICE void add_groups(const ClusterBackward<T>& p, WarpSums<kSlotBlocks>& sums) {
   constexpr int columns = kColumns<kSlotBlocks>;
-  const View<float> staged = shared<float>(p.reduction.records, kClusterChannels * 2 * columns);
+  const View<float> staged = shared<float>(p.reduction.staged, kClusterChannels * 2 * columns);
   const View<float> responses = shared<float>(p.reduction.warp_responses, kClusterThreads / kWarp * columns);
   const int row = warp() * columns;
+  // Where the sums are staged, and where those of other blocks come in, tiles have been worked on.
+  block_barrier();
+  // So this block's shared memory may be written to, once it has started. Nothing that it wrote is published.
+  cluster_arrive_relaxed();
   KVMEM_UNROLL
   for (int i = 0; i < 2 * kSlotBlocks; ++i) {
     float sum = sums.response[i];
@@ -65,8 +72,6 @@ KVMEM_DEVICE void add_groups(const ClusterBackward<T>& p, WarpSums<kSlotBlocks>&
     sum += shuffle_xor(sum, 16);
     if (lane() < 4) responses[row + i / 2 * 8 + 2 * lane() + i % 2] = sum;
   }
-  // Where the sums are staged, tiles have been worked on.
-  block_barrier();
   if (group() == 1) {
     for_each_sum(sums, [&](int channel, int kind, int column, float& x, float& y) {
       (staged + ((channel * 2 + kind) * columns + column)).template as<Float2>()[0] = {x, y};
@@ -82,9 +87,25 @@ KVMEM_DEVICE void add_groups(const ClusterBackward<T>& p, WarpSums<kSlotBlocks>&
   }
 }
 
+// What a block waits for: the sums of its channels and every block's of the response, then all of dk and dv.
+struct BackwardArrivals {
+  View<ByteCounter> sums, board;
+};
+
+template <int kSlotBlocks, typename T>
+KVMEM_DEVICE BackwardArrivals expect_arrivals(const ClusterBackward<T>& p, Team team) {
+  const View<ByteCounter> counters = shared<ByteCounter>(p.reduction.arrivals, 2);
+  if (thread() == 0) {
+    expect_bytes(counters, 4 * (2 * kClusterChannels + team.ranks) * kColumns<kSlotBlocks>);
+    expect_bytes(counters + 1, 4 * 2 * kClusterChannels * p.side.T_);
+  }
+  return {counters, counters + 1};
+}
+
 // Sends every channel's sums to its block, and the response's to all.
 template <int kSlotBlocks, typename T>
-KVMEM_DEVICE void send_sums(const ClusterBackward<T>& p, Team team, WarpSums<kSlotBlocks>& sums) {
+KVMEM_DEVICE void send_sums(const ClusterBackward<T>& p, Team team, const BackwardArrivals& arrivals,
+                            WarpSums<kSlotBlocks>& sums) {
   constexpr int columns = kColumns<kSlotBlocks>;
   const View<float> records = shared<float>(p.reduction.records, kClusterChannels * 2 * columns);
   const View<float> responses = shared<float>(p.reduction.responses, (team.ranks + 1) * columns);
@@ -92,13 +113,13 @@ KVMEM_DEVICE void send_sums(const ClusterBackward<T>& p, Team team, WarpSums<kSl
   if (group() == 0) {
     for_each_sum(sums, [&](int channel, int kind, int column, float x, float y) {
       const int at = ((channel / team.ranks * team.ranks + team.rank) * 2 + kind) * columns + column;
-      store_peer(records.template as<Float2>(), at / 2, channel % team.ranks, {x, y});
+      send((records + at).template as<Float2>(), 0, Float2{x, y}, arrivals.sums, channel % team.ranks);
     });
   } else if (group_thread() < columns) {
     float sum = 0.0f;
     for (int w = 0; w < kClusterThreads / kWarp; ++w) sum += warp_responses[w * columns + group_thread()];
     for (int rank = 0; rank < team.ranks; ++rank) {
-      store_peer(responses, team.rank * columns + group_thread(), rank, sum);
+      send(responses, team.rank * columns + group_thread(), sum, arrivals.sums, rank);
     }
   }
 }
@@ -153,22 +174,24 @@ KVMEM_DEVICE void reduce(const ClusterBackward<T>& p, int64_t image, Team team, 
   const View<float> gate_parts = shared<float>(p.reduction.gate_parts, team.ranks * side.T_);
   const View<float> scratch =
       shared<float>(p.reduction.scratch, memory_backward_scratch(side.C, side.T_, kClusterThreads / kWarp));
+  const BackwardArrivals arrivals = expect_arrivals<kSlotBlocks>(p, team);
   add_groups(p, warp_sums);
   // Every block is done with the memory that now receives.
-  cluster_barrier();
-  send_sums(p, team, warp_sums);
-  cluster_barrier();
+  cluster_wait();
+  send_sums(p, team, arrivals, warp_sums);
+  wait_for_bytes(arrivals.sums);
   const BlockSums<kSlotBlocks> sums = receive_sums<kSlotBlocks>(p, team, gradients);
   const auto put = [&](int at, float x) {
     gradients[at] = x;
-    for (int rank = 0; rank < team.ranks; ++rank) store_peer(board, at - p.out.keys, rank, x);
+    for (int rank = 0; rank < team.ranks; ++rank) send(board, at - p.out.keys, x, arrivals.board, rank);
   };
   with_weights(side, [&](const auto& typed) {
     read_out_backward(
         typed, p.out, team, kept, sums.response, [&](int c, int slot) { return sums.at(c, 0, slot); },
         [&](int c, int slot) { return sums.at(c, 1, slot); }, put);
   });
-  cluster_barrier();
+  // All channels are here, this block's too: its warps are done with the records, which the scratch lies over.
+  wait_for_bytes(arrivals.board);
   const View<const float> keys = board.template as<const float>();
   with_weights(side, [&](const auto& typed) {
     memory_backward_rows(typed, p.out, team, kept, keys, keys + kClusterChannels * side.T_, gradients, scratch,
@@ -176,6 +199,7 @@ KVMEM_DEVICE void reduce(const ClusterBackward<T>& p, int64_t image, Team team, 
                            for (int rank = 0; rank < team.ranks; ++rank) store_peer(gate_parts, at, rank, x);
                          });
   });
+  // Publishes the parts of the gates' gradients in shared memory, and in global memory what dr is the product of.
   cluster_barrier();
   with_weights(side, [&](const auto& typed) {
     mean_backward(typed, p.out, team, kept, gradients, gate_parts.template as<const float>(), scratch, mean);

@@ -79,7 +79,8 @@ KVMEM_DEVICE void load_tile(const ImagePlane<const T, kChannelsLast>& image, int
   }
 }
 
-template <typename T, bool kChannelsLast>
+// kAgain: whether the kernel reads it again.
+template <bool kAgain, typename T, bool kChannelsLast>
 KVMEM_DEVICE void store_tile(View<const T> tile, const ImagePlane<T, kChannelsLast>& image, int start) {
   using Vectors = ThreadVectors<T>;
   const View<T> first = image.at(Vectors::row(0), Vectors::column(), start);
@@ -87,7 +88,12 @@ KVMEM_DEVICE void store_tile(View<const T> tile, const ImagePlane<T, kChannelsLa
   KVMEM_UNROLL
   for (int i = 0; i < Vectors::kCount; ++i) {
     if (image.inside(Vectors::row(i), Vectors::column(), start)) {
-      store16(first + i * step, 0, load16(tile, place<T>(Vectors::row(i), Vectors::column())));
+      const Words4 words = load16(tile, place<T>(Vectors::row(i), Vectors::column()));
+      if constexpr (kAgain) {
+        store16(first + i * step, 0, words);
+      } else {
+        store16_streaming(first + i * step, 0, words);
+      }
     }
   }
 }

@@ -45,6 +45,21 @@ KVMEM_DEVICE float row_times_words(const MemorySide<W, X>& p, View<const W> row,
   return transpose_sum(sums);
 }
 
+// Asks for what write_words reads, the words and this block's rows of W_w, before anything else queues up for memory.
+template <typename W, typename X>
+KVMEM_DEVICE void prefetch_words(const MemorySide<W, X>& p, int64_t image, Team team) {
+  constexpr int line_of_words = 128 / sizeof(X), line = 128 / sizeof(W);
+  const View<const X> words = p.words + image * p.T_ * p.D;
+  KVMEM_NO_UNROLL
+  for (int i = thread() * line_of_words; i < p.T_ * p.D; i += block_threads() * line_of_words) prefetch(words, i);
+  const int warps = block_threads() / kWarp;
+  KVMEM_NO_UNROLL
+  for (int row = team.rank + team.ranks * warp(); row < p.M; row += team.ranks * warps) {
+    KVMEM_NO_UNROLL
+    for (int i = lane() * line; i < p.D; i += kWarp * line) prefetch(p.write_word, row * p.D + i);
+  }
+}
+
 // What needs no mean: φ(W_w w_t + b_w) and A w_t, a row a warp, kMost slots at a time.
 template <int kMost, typename W, typename X>
 KVMEM_DEVICE void write_words(const MemorySide<W, X>& p, int64_t image, Team team, View<float> kept) {

@@ -212,6 +212,8 @@ KVMEM_KERNEL(kProductThreads, 2) multiply_products(KVMEM_PARAMETER(ProductsParam
   const int64_t batch = tile / (rows * columns);
   const int rest = static_cast<int>(tile % (rows * columns));
   const int row = rest / columns * kProductTile, column = rest % columns * kProductTile;
+  // Up to here nothing has been read that another launch wrote.
+  wait_for_launch_before();
   ProductPart part = {};
   multiply_tile(job, batch, row, column, part);
   write_tile(job, batch, row, column, part);
@@ -349,19 +351,19 @@ ProductFactors<T> product_factors(const BackwardArguments& a, const float* gradi
 }
 
 template <typename T>
-const char* launch_products(const ProductsPlan<T>& plan, void* stream) {
-  const Launch how{plan.blocks, kProductThreads, 1, kProductBytes, stream};
+const char* launch_products(const ProductsPlan<T>& plan, void* stream, bool early = false) {
+  const Launch how{plan.blocks, kProductThreads, 1, kProductBytes, stream, early};
   return launch<multiply_products<T>>(how, plan.parameters);
 }
 
-// `gradients` (B, gradient_layout.size) -> every gradient that is wanted but the image's.
+// `gradients` (B, gradient_layout.size) -> every gradient that is wanted but the image's. `early`: as a launch's.
 template <typename T>
-const char* parameter_gradients(const BackwardArguments& a, const float* gradients, void* stream) {
+const char* parameter_gradients(const BackwardArguments& a, const float* gradients, void* stream, bool early = false) {
   const auto factors = product_factors<T>(a, gradients);
   ProductsPlan<T> plan{a};
   plan_weights(factors, plan);
   if (a.sizes.B > 0) plan_words(factors, plan);
-  return launch_products(plan, stream);
+  return launch_products(plan, stream, early);
 }
 
 // Of a memory that is given: the response gate's gradients, where they are wanted.

@@ -10,6 +10,7 @@ Activation = Literal["relu", "identity"]
 GateWidth = Literal["scalar", "vector"]
 ChannelDim = Literal[1, -1]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+HALVES = (torch.bfloat16, torch.float16)
 WRITE_GATES: tuple[WriteGate, ...] = get_args(WriteGate)
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 GATE_WIDTHS: tuple[GateWidth, ...] = get_args(GateWidth)
@@ -41,9 +42,10 @@ def check_tensors(image: Tensor, words: Tensor, mask: Tensor | None, weights: tu
     """Raises ValueError or TypeError where the arguments of `kv_memory` don't fit together.
 
     weights: the twelve tensors of `WEIGHT_NAMES`, in that order. Sizes are read off image (B, C, H, W), words
-    (B, T, D), the rows of write_word_weight (M), gate_word (1 or M) and response_gate_weight (1 or C).
+    (B, T, D), the rows of write_word_weight (M), gate_word (1 or M) and response_gate_weight (1 or C). Weights have one
+    type, the image's or, where that has 16 bits, float32; words have the image's type or the weights'.
     """
-    check_inputs(image, words, mask)
+    check_inputs(image, words, mask, beside=weights[0])
     gate_word, _, write_word_weight, *_, response_gate_weight, _ = weights
     _check_rank("gate_word", gate_word, 2, "(1 or M, D)")
     _check_rank("write_word_weight", write_word_weight, 2, "(M, D)")
@@ -71,7 +73,8 @@ def check_tensors(image: Tensor, words: Tensor, mask: Tensor | None, weights: tu
         (response_gates,),
     )
     for name, tensor, shape in zip(WEIGHT_NAMES, weights, expected, strict=True):
-        _check_shape_like_image(name, tensor, shape, image)
+        _check_shape_on_device(name, tensor, shape, image)
+    _check_parameter_types(list(zip(WEIGHT_NAMES, weights, strict=True)), image)
 
 
 def check_channel_dim(channel_dim: int) -> None:
@@ -100,14 +103,19 @@ def check_image(image: Tensor) -> None:
         raise TypeError(f"image: got dtype {image.dtype}, expected one of {', '.join(map(str, DTYPES))}")
 
 
-def check_inputs(image: Tensor, words: Tensor, mask: Tensor | None) -> None:
-    """Raises ValueError or TypeError where image (B, C, H, W), words (B, T, D) and mask (B, T) don't fit together."""
+def check_inputs(image: Tensor, words: Tensor, mask: Tensor | None, beside: Tensor | None = None) -> None:
+    """Raises ValueError or TypeError where image (B, C, H, W), words (B, T, D) and mask (B, T) don't fit together.
+
+    Words are in the image's type, or in float32 with an image of 16 bits and a tensor `beside` them in float32.
+    """
     check_image(image)
     _check_rank("words", words, 3, "(B, T, D)")
     batch = image.shape[0]
     if words.shape[0] != batch:
         raise ValueError(f"words: got batch size {words.shape[0]}, expected {batch} as in image")
-    _check_like_image("words", words, image.dtype, image.device)
+    wide = isinstance(beside, Tensor) and beside.dtype == torch.float32 and image.dtype in HALVES
+    _check_dtype("words", words, (image.dtype, torch.float32) if wide else (image.dtype,))
+    _check_device("words", words, image.device)
     if mask is not None:
         _check_mask(mask, (batch, words.shape[1]), image.device)
 
@@ -134,23 +142,25 @@ def check_read_tensors(
 ) -> None:
     """Raises ValueError or TypeError where the arguments of `memory_read` don't fit together.
 
-    image (B, C, H, W), keys and values (B, T, C), mask (B, T), gate_weight (1 or C, 2C), gate_bias (1 or C,).
+    image (B, C, H, W), keys and values (B, T, C), mask (B, T), gate_weight (1 or C, 2C), gate_bias (1 or C,). Keys and
+    values have one type, and so have the gate's two: the image's or, where that has 16 bits, float32.
     """
     check_image(image)
     batch, channels = image.shape[:2]
     slots = (batch, keys.shape[1], channels)
-    expected: list[tuple[str, Tensor, tuple[int, ...]]] = [("keys", keys, slots), ("values", values, slots)]
+    for name, tensor in (("keys", keys), ("values", values)):
+        _check_shape_on_device(name, tensor, slots, image)
+    _check_parameter_types([("keys", keys), ("values", values)], image)
     if gate_weight is not None and gate_bias is not None:
         _check_rank("response_gate_weight", gate_weight, 2, "(1 or C, 2C)")
         gates = gate_weight.shape[0]
         _check_gate_width("response_gate_weight", gates, channels)
-        expected.append(("response_gate_weight", gate_weight, (gates, 2 * channels)))
-        expected.append(("response_gate_bias", gate_bias, (gates,)))
+        _check_shape_on_device("response_gate_weight", gate_weight, (gates, 2 * channels), image)
+        _check_shape_on_device("response_gate_bias", gate_bias, (gates,), image)
+        _check_parameter_types([("response_gate_weight", gate_weight), ("response_gate_bias", gate_bias)], image)
     elif gate_weight is not None or gate_bias is not None:
         missing = "response_gate_weight" if gate_weight is None else "response_gate_bias"
         raise ValueError(f"{missing}: got None, expected a Tensor: a response gate has a weight and a bias")
-    for name, tensor, shape in expected:
-        _check_shape_like_image(name, tensor, shape, image)
     if mask is not None:
         _check_mask(mask, (batch, keys.shape[1]), image.device)
 
@@ -188,16 +198,30 @@ def _check_gate_width(name: str, gates: int, channels: int) -> None:
         raise ValueError(f"{name}: got {gates} rows, expected 1 (scalar gate) or {channels} (vector gate)")
 
 
-def _check_shape_like_image(name: str, tensor: Tensor, shape: tuple[int, ...], image: Tensor) -> None:
+def _check_shape_on_device(name: str, tensor: Tensor, shape: tuple[int, ...], image: Tensor) -> None:
     _check_tensor(name, tensor)
     if tensor.shape != shape:
         raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {shape}")
-    _check_like_image(name, tensor, image.dtype, image.device)
+    _check_device(name, tensor, image.device)
 
 
-def _check_like_image(name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device) -> None:
-    if tensor.dtype != dtype:
-        raise TypeError(f"{name}: got dtype {tensor.dtype}, expected {dtype} as in image")
+def _check_parameter_types(named: list[tuple[str, Tensor]], image: Tensor) -> None:
+    """Parameters of a call share a type: the image's, or float32 beside an image of 16 bits."""
+    taken = (image.dtype, torch.float32) if image.dtype in HALVES else (image.dtype,)
+    first, like = named[0]
+    for name, tensor in named:
+        _check_dtype(name, tensor, taken)
+        if tensor.dtype != like.dtype:
+            raise TypeError(f"{name}: got dtype {tensor.dtype}, expected {like.dtype} as in {first}")
+
+
+def _check_dtype(name: str, tensor: Tensor, taken: tuple[torch.dtype, ...]) -> None:
+    if tensor.dtype not in taken:
+        others = "".join(f", or {dtype}" for dtype in taken[1:])
+        raise TypeError(f"{name}: got dtype {tensor.dtype}, expected {taken[0]} as in image{others}")
+
+
+def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
     if tensor.device != device:
         raise ValueError(f"{name}: got device {tensor.device}, expected {device} as in image")
 

@@ -123,7 +123,9 @@ def kv_memory(
     (B, T, H, W), or (B, T, ...) with image's spatial dimensions, which sums to 1 over the slots that hold a word. Both
     are differentiable, any number of times.
 
-    Under `torch.autocast` floating-point tensors other than float64 are cast to the autocast dtype first.
+    Words and weights may be in float32 where image has 16 bits; then words may also be in image's type. Under
+    `torch.autocast` an image other than float64 is cast to the autocast dtype; words and weights stay as they are where
+    they fit such an image, and are cast as it is where they don't.
 
     Raises ValueError or TypeError, naming the argument, where ranks, shapes, dtypes, devices or options don't fit, and
     RuntimeError where the chosen backend can't run. Source: the KVM-GAN draft, section 3.2; DM-GAN (CVPR 2019).
@@ -166,9 +168,11 @@ def _cast_and_run(
     """The call under autocast's rule, where that is on."""
     dtype = autocast_dtype(image.device.type)
     if dtype is not None:
-        image, words, *rest = cast((image, words, *weights), dtype)
+        (image,), weights = cast((image,), dtype), cast_parameters(weights, dtype)
+        if not _same_type(words, weights[0]):
+            (words,) = cast((words,), dtype)
         with torch.autocast(image.device.type, enabled=False):
-            return _run(image, words, mask, tuple(rest), options, return_attention, backend)
+            return _run(image, words, mask, weights, options, return_attention, backend)
     return _run(image, words, mask, weights, options, return_attention, backend)
 
 
@@ -206,7 +210,17 @@ def _has_autocast(device: str) -> bool:
     return torch.amp.is_autocast_available(device)
 
 
-def cast(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
+def _same_type(one: Tensor, other: Tensor) -> bool:
+    return isinstance(one, Tensor) and isinstance(other, Tensor) and one.dtype == other.dtype
+
+
+def cast_parameters(tensors: tuple[Tensor | None, ...], dtype: torch.dtype) -> tuple[Tensor | None, ...]:
+    """As they are where all are float32, which the kernels read beside an image of 16 bits; else by autocast's rule."""
+    wide = all(isinstance(tensor, Tensor) and tensor.dtype == torch.float32 for tensor in tensors)
+    return tensors if wide else tuple(cast(tensors, dtype))
+
+
+def cast(tensors: tuple[Tensor | None, ...], dtype: torch.dtype) -> list[Tensor | None]:
     """Autocast's rule for the operators that it runs in lower precision."""
     return [
         tensor.to(dtype)

@@ -14,7 +14,7 @@ from torch import Tensor
 from kvmem import library
 from kvmem.kept import layer_memory
 from kvmem.library import AVAILABLE, COMPILED, TRITON
-from kvmem.reference import kv_memory_reference
+from kvmem.reference import kv_memory_eager
 
 PARAMETERS = (
     "Tensor gate_word, Tensor gate_image, Tensor write_word_weight, Tensor write_word_bias, Tensor write_image_weight, "
@@ -124,7 +124,7 @@ def _backward(
     if torch.is_grad_enabled():
 
         def form(image: Tensor, words: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
-            return kv_memory_reference(image, words, mask, *weights, *ctx.options)
+            return kv_memory_eager(image, words, mask, weights, ctx.options)
 
         gradients = differentiable_gradients(form, (image, words, *weights), needs, (grad_out, grad_attention))
     elif grad_out is None and grad_attention is None:

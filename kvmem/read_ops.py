@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kvmem import library, ops
 from kvmem.kept import given_memory
-from kvmem.reference import memory_read_reference
+from kvmem.reference import memory_read_eager
 
 _GIVEN = "Tensor keys, Tensor values, Tensor? mask, Tensor? response_gate_weight, Tensor? response_gate_bias"
 # As in csrc/torch_ops.cpp.
@@ -68,7 +68,9 @@ def _fake_backward(
 ) -> tuple[Tensor, ...]:
     """Shapes, dtypes and strides of the gradients: empty (0,) for one not needed."""
     like = [ops.empty_like_image(image)]
-    like += [image.new_empty((0,) if x is None else x.shape) for x in (keys, values, gate_weight, gate_bias)]
+    like += [
+        image.new_empty((0,)) if x is None else x.new_empty(x.shape) for x in (keys, values, gate_weight, gate_bias)
+    ]
     return tuple(full if needs >> i & 1 else full.new_empty((0,)) for i, full in enumerate(like))
 
 
@@ -89,7 +91,7 @@ def _backward(
         inputs = [one for one in (image, keys, values, gate_weight, gate_bias) if one is not None]
 
         def form(image: Tensor, keys: Tensor, values: Tensor, *gate: Tensor) -> tuple[Tensor, Tensor]:
-            return memory_read_reference(image, keys, values, mask, *(gate or (None, None)))
+            return memory_read_eager(image, keys, values, mask, *(gate or (None, None)))
 
         gradients = ops.differentiable_gradients(form, inputs, needs[: len(inputs)], (grad_out, grad_attention))
         gradients += [None] * (5 - len(inputs))

@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 from kvmem import library, read_ops
 from kvmem.backends import Backend, pick_backend, pick_instead
 from kvmem.checks import ChannelDim, check_layout, check_read_tensors, check_slots, gpu_limit
-from kvmem.functional import autocast_dtype, cast
+from kvmem.functional import autocast_dtype, cast, cast_parameters
 from kvmem.layouts import as_image, like_features, like_positions
 from kvmem.reference import memory_read_eager
 from kvmem.transforms import transform
@@ -89,7 +89,9 @@ def memory_read(
 
     Returns the response, with image's shape, dtype and memory format; with return_attention also the attention
     (B, T, H, W), or (B, T, ...) with image's spatial dimensions. Both are differentiable, any number of times, under
-    `torch.func` by way of the eager form. Under `torch.autocast` tensors are cast to the autocast dtype first.
+    `torch.func` by way of the eager form. Keys and values may be in float32 where image has 16 bits, and so may the
+    gate; under `torch.autocast` an image other than float64 is cast to the autocast dtype, and they as well unless both
+    are in float32.
 
     Raises ValueError or TypeError, naming the argument, where ranks, shapes, dtypes or devices don't fit, and
     RuntimeError where the chosen backend can't run. Source: the KVM-GAN draft, section 3.2; key-value memory networks
@@ -101,13 +103,14 @@ def memory_read(
     batch = image.shape[0]
     keys, values = (slots.expand(batch, -1, -1) if slots.dim() == 2 else slots for slots in (keys, values))
     mask = mask.expand(batch, -1) if mask is not None and mask.dim() == 1 else mask
-    inputs = (image, keys, values, response_gate_weight, response_gate_bias)
+    slots, gate = (keys, values), (response_gate_weight, response_gate_bias)
     dtype = autocast_dtype(image.device.type)
     if dtype is None:
-        out, attention = _run(*inputs, mask, return_attention, backend)
+        out, attention = _run(image, *slots, *gate, mask, return_attention, backend)
     else:
+        (image,), slots, gate = cast((image,), dtype), cast_parameters(slots, dtype), cast_parameters(gate, dtype)
         with torch.autocast(image.device.type, enabled=False):
-            out, attention = _run(*cast(inputs, dtype), mask, return_attention, backend)
+            out, attention = _run(image, *slots, *gate, mask, return_attention, backend)
     out = like_features(out, features, channel_dim)
     return (out, like_positions(attention, features, channel_dim)) if return_attention else out
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._C import _functorch
 from torch.autograd import forward_ad
 
-from kvmem.reference import kv_memory_reference
+from kvmem.reference import kv_memory_eager
 from kvmem.tracing import traced_as_constant
 
 _FUSED = {_functorch.TransformType.Grad, _functorch.TransformType.Vmap}
@@ -118,7 +118,7 @@ class _Gradients(torch.autograd.Function):
 
         def first(grads: tuple[Tensor, ...], *inputs: Tensor) -> list[Tensor]:
             def layer(*inputs: Tensor) -> tuple[Tensor, ...]:
-                outputs = kv_memory_reference(*inputs[:2], mask, *inputs[2:], *ctx.options)
+                outputs = kv_memory_eager(*inputs[:2], mask, inputs[2:], ctx.options)
                 return outputs if with_attention else outputs[:1]
 
             found = torch.func.vjp(layer, *inputs)[1](grads)

@@ -47,7 +47,7 @@ def chip_and_precision() -> tuple[Chip, str]:
 def fixed_tiles(name: str, layer: Layer) -> Tiles:
     """The tiles of a kernel where nothing is tuned."""
     if name in ("kv_memory_write", "kv_memory_parameters_backward"):
-        many = layer.DTYPE == tl.float32 and (layer.G != 1 or layer.CHIP == Chip.WARPS_OF_32)
+        many = layer.WEIGHTS == tl.float32 and (layer.G != 1 or layer.CHIP == Chip.WARPS_OF_32)
         return Tiles(128, 8 if many else 4)
     if name not in (READ, READ_BACKWARD, BLOCKS, SUMS):
         return Tiles(None, 8)

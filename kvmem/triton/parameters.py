@@ -67,7 +67,7 @@ def kv_memory_write_backward(weights, memory, sums, gradients, sizes, L: tl.cons
 def write_rows_backward(b, block, weights, memory, sums, gradients, sizes, L: tl.constexpr):
     """The block of ROWS of m of image b."""
     T = sizes.T
-    STEP: tl.constexpr = L.BLOCK_C if L.TUNED else L.WIDTH
+    STEP: tl.constexpr = L.ROWS if L.TUNED else L.WIDTH
     of_words, of_image, of_gates, of_memory = written_gradients(gradients, b, sizes, L)
     gradients += b * gradients_size(sizes, L)
     t = tl.arange(0, L.BLOCK_T)

@@ -26,7 +26,8 @@ class Layer(NamedTuple):
     R: int  # 0: no response gate
     LINEAR: bool  # no σ on the write gate
     RELU: bool
-    DTYPE: tl.dtype
+    DTYPE: tl.dtype  # the image's
+    WEIGHTS: tl.dtype  # the weights', of which float32 beside an image of 16 bits makes the memory side float32
     CHIP: Chip
     PRECISION: str  # of products of float32 matrices
     TUNED: bool  # one program holds an image's k, v and u
@@ -36,6 +37,8 @@ class Layer(NamedTuple):
     BLOCK_C: int
     WIDTH: int  # other columns beside all slots
     STEP_M: int  # channels of m that k and v take at a time
+    ROWS: int  # channels of m, k or v that a program takes backward
+    GATE_ROWS: int  # of the write gate's gradient: M, or of a scalar gate the parts that the blocks of ROWS give
 
 
 class Sizes(NamedTuple):

@@ -23,13 +23,25 @@ def rounded(x, DTYPE: tl.constexpr):
 
 @triton.jit
 def product(a, b, total, L: tl.constexpr):
-    """total + a b of matrices rounded to the layer's type, summed up in float32."""
-    if L.DTYPE == tl.float32:
+    """total + a b of matrices rounded to the image's type, summed up in float32."""
+    return rounded_product(a, b, total, L.DTYPE, L)
+
+
+@triton.jit
+def memory_product(a, b, total, L: tl.constexpr):
+    """The same on the memory side, where no operand is of the image: rounded to the weights' type."""
+    return rounded_product(a, b, total, L.WEIGHTS, L)
+
+
+@triton.jit
+def rounded_product(a, b, total, DTYPE: tl.constexpr, L: tl.constexpr):
+    """total + a b of matrices rounded to DTYPE, summed up in float32."""
+    if DTYPE == tl.float32:
         return product32(a, b, total, L)
-    if a.dtype != L.DTYPE:
-        a = rounded(a, L.DTYPE)
-    if b.dtype != L.DTYPE:
-        b = rounded(b, L.DTYPE)
+    if a.dtype != DTYPE:
+        a = rounded(a, DTYPE)
+    if b.dtype != DTYPE:
+        b = rounded(b, DTYPE)
     if INTERPRETED:
         # Its products would take the bits of a bfloat16 for a whole number.
         a = a.to(tl.float32)
@@ -105,6 +117,12 @@ def load_slots(mask, b, t, T):
 def load_vector(vector, i, size):
     """vector[i] in float32, zero outside of it."""
     return tl.load(vector + i, mask=i < size, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def store_rounded(at, x, inside):
+    """x, float32, as the nearest numbers of the type that lies there."""
+    tl.store(at, rounded(x, at.dtype.element_ty), mask=inside)
 
 
 @triton.jit

@@ -15,6 +15,7 @@ from kvmem.triton.arguments import Chip, Layer
 from kvmem.triton.arithmetic import INTERPRETED
 
 READ, READ_BACKWARD = "kv_memory_read", "kv_memory_read_backward"
+WRITE_BACKWARD = "kv_memory_write_backward"
 BLOCKS, SUMS = "kv_memory_blocks_backward", "kv_memory_sums_backward"
 
 
@@ -47,10 +48,13 @@ def chip_and_precision() -> tuple[Chip, str]:
 def fixed_tiles(name: str, layer: Layer) -> Tiles:
     """The tiles of a kernel where nothing is tuned."""
     if name in ("kv_memory_write", "kv_memory_parameters_backward"):
-        many = layer.DTYPE == tl.float32 and (layer.G != 1 or layer.CHIP == Chip.WARPS_OF_32)
+        many = layer.WEIGHTS == tl.float32 and (layer.G != 1 or layer.CHIP == Chip.WARPS_OF_32)
         return Tiles(128, 8 if many else 4)
     if name not in (READ, READ_BACKWARD, BLOCKS, SUMS):
-        return Tiles(None, 8)
+        # More warps would hold much of a block of ROWS twice, and leave room for one program a multiprocessor; on AMD's
+        # chips fewer would go without matrix units.
+        few = name == WRITE_BACKWARD and layer.TUNED and layer.CHIP != Chip.WARPS_OF_64
+        return Tiles(None, 4 if few else 8)
     rules = {
         Chip.HOPPER: (_hopper16, _hopper32),
         Chip.WARPS_OF_32: (_warps_of_32_16, _warps_of_32_32),

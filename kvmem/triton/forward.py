@@ -17,6 +17,7 @@ from kvmem.triton.arithmetic import (
     load_slots,
     load_vector,
     locate,
+    memory_product,
     phi,
     product,
     product32,
@@ -56,9 +57,9 @@ def write_words(program, words, mask, weights, memory, sizes, L: tl.constexpr):
         # What stands in a slot that holds no word is never read.
         inside = slots[:, None] & (d[None, :] < D)
         w = tl.load(words + b * T * D + t[:, None] * D + d[None, :], mask=inside, other=0.0)
-        part = product(w, load_matrix(weights.write_word, d, m, D, L.M, 1, D), part, L)
+        part = memory_product(w, load_matrix(weights.write_word, d, m, D, L.M, 1, D), part, L)
         if L.G != 1:
-            gate = product(w, load_matrix(weights.gate_word, d, m, D, L.M, 1, D), gate, L)
+            gate = memory_product(w, load_matrix(weights.gate_word, d, m, D, L.M, 1, D), gate, L)
         else:
             gate += tl.sum(w.to(tl.float32) * load_vector(weights.gate_word, d, D)[None, :], 1)[:, None]
     part = phi(part + load_vector(weights.write_word_bias, m, L.M)[None, :], L)

@@ -16,7 +16,13 @@ from kvmem.triton.arguments import Layer, Programs, Scratch, Sizes, Weights
 from kvmem.triton.backward import kv_memory_blocks_backward, kv_memory_read_backward, kv_memory_sums_backward
 from kvmem.triton.chips import chip_and_precision
 from kvmem.triton.forward import kv_memory_read, kv_memory_response, kv_memory_tables, kv_memory_write
-from kvmem.triton.parameters import BLOCK, kv_memory_parameters_backward, kv_memory_write_backward
+from kvmem.triton.parameters import (
+    ADDED,
+    BLOCK,
+    kv_memory_parameters_backward,
+    kv_memory_tables_backward,
+    kv_memory_write_backward,
+)
 from kvmem.triton.status import interpreted
 from kvmem.triton.tiles import backward_layer, cut_image, launch, make_layer, multiprocessors
 
@@ -46,14 +52,20 @@ def prepare(
     check_runs(image, gpu_limit(image, words))
     packed = Weights(*(weight.contiguous() for weight in weights))
     rows = packed.write_word.shape[0], packed.gate_word.shape[0], packed.response_gate.shape[0]
-    return make_call(image, words, mask, packed, words.shape[2], *rows, linear_write_gate=linear_write_gate, relu=relu)
+    return make_call(
+        image, words, mask, packed, words.shape[2], *rows,
+        linear_write_gate=linear_write_gate, relu=relu, dtype=packed.key.dtype,
+    )  # fmt: skip
 
 
 def make_call(
     image: Tensor, words: Tensor, mask: Tensor | None, weights: Weights, word_channels: int, memory_channels: int,
-    write_gates: int, response_gates: int, *, linear_write_gate: bool, relu: bool,
+    write_gates: int, response_gates: int, *, linear_write_gate: bool, relu: bool, dtype: torch.dtype,
 ) -> Call:  # fmt: skip
-    """Of what has been checked; words are whatever is (B, T, ...), of which word_channels count as D."""
+    """Of what has been checked; words are whatever is (B, T, ...), of which word_channels count as D.
+
+    dtype: the weights'.
+    """
     channels_last = image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous()
     image = image if channels_last else image.contiguous()
     B, C, H, W = image.shape
@@ -64,7 +76,8 @@ def make_call(
         chip, precision = chip_and_precision()
     layer = make_layer(
         C, memory_channels, write_gates, response_gates, T, chunks,
-        linear_write_gate=linear_write_gate, relu=relu, dtype=DTYPES[image.dtype], chip=chip, precision=precision,
+        linear_write_gate=linear_write_gate, relu=relu, dtype=DTYPES[image.dtype], weights=DTYPES[dtype], chip=chip,
+        precision=precision,
     )  # fmt: skip
     mask = None if mask is None else mask.contiguous().view(torch.uint8)
     return Call(
@@ -159,29 +172,47 @@ def count_programs(grad_words: Tensor | None, grads: Weights, mean: bool, sizes:
 
 def read_backward(
     call: Call, memory: Tensor, grad_out: Tensor, grad_attention: Tensor | None, grad_image: Tensor | None,
-    sums: Tensor, needs_sums: bool,
-) -> None:  # fmt: skip
-    """dh but for the mean's part, and the sums over positions."""
+    needs_sums: bool,
+) -> tuple[Tensor, int]:  # fmt: skip
+    """dh but for the mean's part. Returns the sums over positions, and of how many chunks an image they are."""
     image, weights, sizes, layer = call.image, call.weights, call.sizes, call.layer
+    sum_layer, sum_sizes = backward_layer(layer), sizes
+    blocks = triton.cdiv(layer.C, sum_layer.BLOCK_C)
+    sum_blocks = blocks if layer.R <= 1 else blocks**2
+    if not layer.TUNED and layer.R > 1:
+        # No other kernel's chunks count here, and pairs of blocks are programs enough: fewer chunks to add up.
+        chunks, span = cut_image(sizes.B * sum_blocks, sizes.N, multiprocessors(image.device))
+        sum_sizes = sizes._replace(chunks=chunks, span=span)
+    sums = image.new_empty((sizes.B, sum_sizes.chunks, of_chunk(layer, sizes)), dtype=torch.float32)
     arguments = (image, call.mask, weights, memory, grad_out, grad_attention, grad_image, sums)
     programs = sizes.B * sizes.chunks
     if layer.TUNED:
         launch(kv_memory_read_backward, programs, *arguments, sizes, layer, tunable=True)
-        return
+        return sums, sizes.chunks
     slots = (sizes.B, sizes.N, layer.BLOCK_T)
     if layer.R <= 1:
         scratch = Scratch(image.new_empty(slots), image.new_empty(slots), image.new_empty(sizes.B, sizes.N), None)
     else:
         like_image = torch.empty_like(image), torch.empty_like(image)
         scratch = Scratch(image.new_empty(slots), image.new_empty(slots), *like_image)
-    layer = backward_layer(layer)
-    blocks = triton.cdiv(layer.C, layer.BLOCK_C)
-    launch(kv_memory_blocks_backward, programs, *arguments, scratch, sizes, layer, tunable=True)
+    launch(kv_memory_blocks_backward, programs, *arguments, scratch, sizes, sum_layer, tunable=True)
     if needs_sums:
         launch(
-            kv_memory_sums_backward, programs * blocks * (1 if layer.R <= 1 else blocks),
-            image, grad_out, scratch, sums, sizes, layer, tunable=True,
+            kv_memory_sums_backward, sizes.B * sum_sizes.chunks * sum_blocks,
+            image, grad_out, scratch, sums, sum_sizes, sum_layer, tunable=True,
         )  # fmt: skip
+    return sums, sum_sizes.chunks
+
+
+def of_chunk(layer: Layer, sizes: Sizes) -> int:
+    """Numbers in the sums of a chunk."""
+    return 2 * layer.C * sizes.T + layer.R * (layer.C + sizes.T + 1)
+
+
+def count_rows(rows: int, layer: Layer, sizes: Sizes, *, adds_gates: bool) -> int:
+    """Programs over the rows of k, v or m of all images, and those that add up the response gate's chunks."""
+    of_gates = triton.cdiv(layer.R * (layer.C + sizes.T + 1), ADDED.value) if adds_gates else 0
+    return sizes.B * (triton.cdiv(rows, layer.ROWS) + of_gates)
 
 
 def backward(
@@ -206,19 +237,21 @@ def backward(
     inputs = (image, call.words, *call.weights)
     grads = [torch.empty_like(tensor) if needs >> i & 1 else None for i, tensor in enumerate(inputs)]
     grad_image, grad_words, grad_weights = grads[0], grads[1], Weights(*grads[2:])
-    C, M, G, R, T = layer.C, layer.M, layer.G, layer.R, sizes.T
-    of_chunk = 2 * C * T + R * (C + T + 1)
-    numbers = {"dtype": torch.float32, "device": image.device}
-    sums = torch.empty((sizes.B, sizes.chunks, of_chunk), **numbers)
-    gradients = torch.empty((sizes.B, of_chunk + (2 * M + G) * T + M), **numbers)
+    of_writing = (2 * layer.M + layer.GATE_ROWS) * sizes.T + layer.M
+    gradients = image.new_empty((sizes.B, of_chunk(layer, sizes) + of_writing), dtype=torch.float32)
     programs = count_programs(grad_words, grad_weights, grad_image is not None and not detach_mean, sizes, layer)
     with on(image):
-        read_backward(call, memory, grad_out, grad_attention, grad_image, sums, sum(programs) > 0)
+        sums, chunks = read_backward(call, memory, grad_out, grad_attention, grad_image, sum(programs) > 0)
         if sum(programs):
-            launch(kv_memory_write_backward, sizes.B, call.weights, memory, sums, gradients, sizes, layer)
+            tables = (call.weights, memory, sums, gradients)
+            if not layer.TUNED:
+                of_tables = count_rows(layer.C, layer, sizes, adds_gates=True)
+                launch(kv_memory_tables_backward, of_tables, *tables, chunks, sizes, layer)
+            of_rows = count_rows(layer.M, layer, sizes, adds_gates=layer.TUNED)
+            launch(kv_memory_write_backward, of_rows, *tables, sizes, layer)
         launch(
             kv_memory_parameters_backward, sum(programs),
             call.words, call.mask, call.weights, memory, mean, gradients, grad_image if programs.mean else None,
             grad_words, grad_weights, programs, sizes, layer,
         )  # fmt: skip
-    return tuple(image.new_empty((0,)) if grad is None else grad for grad in grads)
+    return tuple(like.new_empty((0,)) if grad is None else grad for like, grad in zip(inputs, grads, strict=True))

@@ -10,7 +10,17 @@ from kvmem.checks import check_read_tensors, gpu_limit
 from kvmem.kept import given_memory
 from kvmem.triton.arguments import Programs, Weights
 from kvmem.triton.forward import kv_memory_read, kv_memory_response, kv_memory_take
-from kvmem.triton.launch import Call, check_kept, check_outputs, check_runs, make_call, on, read_backward
+from kvmem.triton.launch import (
+    Call,
+    check_kept,
+    check_outputs,
+    check_runs,
+    count_rows,
+    make_call,
+    of_chunk,
+    on,
+    read_backward,
+)
 from kvmem.triton.parameters import BLOCK, kv_memory_given_backward, kv_memory_given_gate_backward
 from kvmem.triton.tiles import launch
 
@@ -24,7 +34,8 @@ def prepare(
     check_runs(image, gpu_limit(image, keys))
     weights = Weights(*10 * (None,), *(None if one is None else one.contiguous() for one in (gate, bias)))
     gates = 0 if gate is None else gate.shape[0]
-    call = make_call(image, keys, mask, weights, 0, 0, 0, gates, linear_write_gate=False, relu=False)
+    dtype = image.dtype if gate is None else gate.dtype
+    call = make_call(image, keys, mask, weights, 0, 0, 0, gates, linear_write_gate=False, relu=False, dtype=dtype)
     return call, values.contiguous()
 
 
@@ -83,24 +94,22 @@ def backward(
     inputs = (image, call.words, values, call.weights.response_gate, call.weights.response_gate_bias)
     grads = [torch.empty_like(tensor) if needs >> i & 1 else None for i, tensor in enumerate(inputs)]
     grad_image, grad_keys, grad_values, *grad_gate = grads
-    of_chunk = 2 * layer.C * sizes.T + layer.R * (layer.C + sizes.T + 1)
-    numbers = {"dtype": torch.float32, "device": image.device}
-    sums = torch.empty((sizes.B, sizes.chunks, of_chunk), **numbers)
-    gradients = torch.empty((sizes.B, of_chunk), **numbers)
+    gradients = image.new_empty((sizes.B, of_chunk(layer, sizes)), dtype=torch.float32)
     programs = _gate_programs(*grad_gate, layer.R, layer.C)
     needs_sums = needs >> 1 != 0
     with on(image):
-        read_backward(call, memory, grad_out, grad_attention, grad_image, sums, needs_sums)
+        sums, chunks = read_backward(call, memory, grad_out, grad_attention, grad_image, needs_sums)
         if needs_sums:
             launch(
-                kv_memory_given_backward, sizes.B,
-                call.weights, memory, sums, gradients, grad_keys, grad_values, sizes, layer,
+                kv_memory_given_backward, count_rows(layer.C, layer, sizes, adds_gates=True),
+                call.weights, memory, sums, gradients, grad_keys, grad_values, chunks, sizes, layer,
             )  # fmt: skip
         launch(
             kv_memory_given_gate_backward, sum(programs),
             memory, gradients, Weights(*10 * (None,), *grad_gate), programs, sizes, layer,
         )  # fmt: skip
-    return tuple(image.new_empty((0,)) if grad is None else grad for grad in grads)
+    like = (image if one is None else one for one in inputs)
+    return tuple(one.new_empty((0,)) if grad is None else grad for one, grad in zip(like, grads, strict=True))
 
 
 def _gate_programs(gate: Tensor | None, bias: Tensor | None, gates: int, channels: int) -> Programs:

@@ -5,7 +5,8 @@ All float32, slots innermost, in this order (as csrc/cuda/layout.h has them):
   (R, T)
 - sums, of a chunk of an image's positions: Σ ds h (C, T), Σ α γ dout (C, T), Σ dz h (R, C), Σ α dz (R, T), Σ dz (R)
 - gradients, of an image: dk (C, T), dv (C, T), Σ dz h (R, C), Σ α dz (R, T), Σ dz (R), and of what lies before φ and σ
-  φ(W_w w + b_w) (M, T), φ(W_r r + b_r) (M), g (G, T); and m itself (M, T)
+  φ(W_w w + b_w) (M, T), φ(W_r r + b_r) (M), g (M, T), of which a scalar gate's is in parts, one for every block of rows
+  of m; and m itself (M, T)
 """
 
 import triton
@@ -106,7 +107,7 @@ def store_vector_response(sums, du, db, i, sizes, L: tl.constexpr):
 
 @triton.jit
 def gradients_size(sizes, L: tl.constexpr):
-    return sums_size(sizes, L) + (2 * L.M + L.G) * sizes.T + L.M
+    return sums_size(sizes, L) + (2 * L.M + L.GATE_ROWS) * sizes.T + L.M
 
 
 @triton.jit
@@ -115,4 +116,4 @@ def written_gradients(gradients, b, sizes, L: tl.constexpr):
     of_words = gradients + b * gradients_size(sizes, L) + sums_size(sizes, L)
     of_image = of_words + L.M * sizes.T
     of_gates = of_image + L.M
-    return of_words, of_image, of_gates, of_gates + L.G * sizes.T
+    return of_words, of_image, of_gates, of_gates + L.GATE_ROWS * sizes.T

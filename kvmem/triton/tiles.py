@@ -19,6 +19,7 @@ PROGRAMS_A_MULTIPROCESSOR = 2
 BLOCK = 64  # channels
 TUNED_SLOTS = 32
 WIDTH_TIMES_SLOTS = 2048
+ROWS = 32  # at most, of an image's memory, that a program takes backward
 CANDIDATES = (
     Tiles(16, 4),
     Tiles(16, 8, 1),
@@ -41,11 +42,13 @@ def cut_image(batch: int, positions: int, multiprocessors: int) -> tuple[int, in
 
 def make_layer(
     channels: int, memory_channels: int, write_gates: int, response_gates: int, slots: int, chunks: int,
-    *, linear_write_gate: bool, relu: bool, dtype: tl.dtype, chip: Chip, precision: str,
+    *, linear_write_gate: bool, relu: bool, dtype: tl.dtype, weights: tl.dtype, chip: Chip, precision: str,
 ) -> Layer:  # fmt: skip
     """What the kernels are compiled for: the smallest blocks that hold the slots, and up to BLOCK channels."""
     block_t = triton.next_power_of_2(max(16, slots))
     width = WIDTH_TIMES_SLOTS if response_gates <= 1 and chip == Chip.HOPPER else WIDTH_TIMES_SLOTS // 2
+    width = min(max(16, width // block_t), BLOCK, triton.next_power_of_2(max(16, channels, memory_channels)))
+    rows = min(width, ROWS)
     # Elsewhere the registers don't hold what a vector gate's gradients are summed up in.
     gates_are_tuned = response_gates <= 1 or (chip == Chip.HOPPER and dtype != tl.float32)
     return Layer(
@@ -56,6 +59,7 @@ def make_layer(
         LINEAR=linear_write_gate,
         RELU=relu,
         DTYPE=dtype,
+        WEIGHTS=weights,
         CHIP=chip,
         PRECISION=precision,
         TUNED=channels <= BLOCK and block_t <= TUNED_SLOTS and gates_are_tuned,
@@ -63,8 +67,10 @@ def make_layer(
         GATE_IS_KEY=response_gates == 1 and slots < block_t,
         BLOCK_T=block_t,
         BLOCK_C=min(BLOCK, triton.next_power_of_2(max(16, channels))),
-        WIDTH=min(max(16, width // block_t), BLOCK, triton.next_power_of_2(max(16, channels, memory_channels))),
+        WIDTH=width,
         STEP_M=16,
+        ROWS=rows,
+        GATE_ROWS=triton.cdiv(memory_channels, rows) if write_gates == 1 else write_gates,
     )
 
 

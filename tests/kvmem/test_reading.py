@@ -6,7 +6,7 @@ import pytest
 import torch
 from kvmem_accuracy import DTYPES, FORMATS, MASKS, assert_accurate
 from kvmem_checks import poisoned_memory
-from kvmem_framework import recording_backend
+from kvmem_framework import assert_reading_under_autocast_casts_nothing, recording_backend
 from kvmem_problems import LAYOUTS, CalledOperators, SavedTensors, make_problem
 from kvmem_read_problems import GATES, make_read_problem
 from torch import Tensor
@@ -315,15 +315,7 @@ def test_compile_is_one_graph_and_fused(backend, gate, fresh_compiler):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast(backend, dtype):
-    """Everything is cast, and gradients come back in the inputs' types."""
-    problem = make_read_problem(gate="vector").leaves()
-    with torch.autocast("cpu", dtype):
-        out = problem.run(backend)
-    assert out.dtype == dtype
-    expected = problem.to(dtype).run(backend)
-    assert torch.equal(out, expected)
-    gradients = torch.autograd.grad(out.float().sum(), list(problem.inputs.values()))
-    assert {gradient.dtype for gradient in gradients} == {torch.float32}
+    assert_reading_under_autocast_casts_nothing(backend, dtype)
 
 
 BAD = {

@@ -1,8 +1,9 @@
 """The yardstick: against the float64 reference, the fused kernels err at most twice as much as the eager form does.
 
-Both run in the same dtype on the same (rounded) inputs. Errors are the largest one and the root mean square, over all
-elements of a tensor in many draws: rounding errors are random, so one draw of a tensor with few elements says little.
-For the same reason there is a floor, in units in the last place of the tensor's largest value.
+Both run in the same dtype on the same (rounded) inputs; beside an image of 16 bits and words and weights in float32,
+everything is cast to the image's type for the eager form, and gradients back. Errors are the largest one and the root
+mean square, over all elements of a tensor in many draws: rounding errors are random, so one draw of a tensor with few
+elements says little. For the same reason there is a floor, in units in the last place of the tensor's largest value.
 """
 
 from itertools import product
@@ -72,6 +73,11 @@ def nearby(problem, seed):
     return problem.with_inputs([image + image * step, *list(problem.inputs.values())[1:]])
 
 
+def type_of(problem, name):
+    """Of a result: outputs have the image's type, a gradient that of what it belongs to."""
+    return problem.inputs.get(name.removeprefix("gradient of "), problem.image).dtype
+
+
 def measure(problem, backend, attention, seed, eager_errors, fused_errors, neighbours=0):
     """One draw: adds the errors of eager and backend to those of the draws before, by name of the tensor.
 
@@ -82,13 +88,12 @@ def measure(problem, backend, attention, seed, eager_errors, fused_errors, neigh
     batch, _, height, width = problem.image.shape
     shapes = (problem.image.shape, (batch, problem.slots, height, width))
     grads = [torch.randn(shape, generator=generator).to(problem.image.device, dtype) for shape in shapes]
-    types = {f"gradient of {name}": tensor.dtype for name, tensor in problem.inputs.items()}
 
     def add(problem, forms):
         exact = results(problem.to(torch.float64), "eager", attention, grads)
         for form, errors in forms:
             for name, found in results(problem, form, attention, grads).items():
-                assert found.dtype == types.get(name, dtype)
+                assert found.dtype == type_of(problem, name)
                 assert found.shape == exact[name].shape
                 errors.setdefault(name, Errors()).add(found, exact[name])
 

@@ -9,13 +9,17 @@ from functools import partial
 import torch
 from functorch.compile import make_boxed_func
 from kvmem_problems import Problem
+from kvmem_read_problems import ReadProblem, make_read_problem
 from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
+from torch.profiler import ProfilerActivity, profile
 
 import kvmem
+from kvmem.checks import Activation
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 WORD_CHANNELS = 12
+CAST_ULPS = 2
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,9 @@ class Maker:
     channels: int = 8
     device: str = "cpu"
 
-    def layer(self, dtype: torch.dtype = torch.float32) -> kvmem.KVMemoryLayer:
+    def layer(self, dtype: torch.dtype = torch.float32, activation: Activation = "relu") -> kvmem.KVMemoryLayer:
         torch.manual_seed(0)
-        settings = {"backend": self.backend, "device": self.device, "dtype": dtype}
+        settings = {"backend": self.backend, "device": self.device, "dtype": dtype, "activation": activation}
         return kvmem.KVMemoryLayer(self.channels, WORD_CHANNELS, **settings)
 
     def inputs(self, dtype: torch.dtype = torch.float32, channels_last: bool = False, seed: int = 1) -> Inputs:
@@ -115,20 +119,73 @@ def assert_exports_with_a_dynamic_batch(maker: Maker, strict: bool) -> list[str]
     return [str(node.target) for node in exported.graph.nodes]
 
 
-def assert_autocast_is_casting(maker: Maker, dtype: torch.dtype) -> None:
-    """As for scaled_dot_product_attention: the same result as casting every floating-point tensor by hand."""
-    layer, by_hand, inputs = maker.layer(), maker.layer(dtype), maker.inputs()
+def casts(run: Callable[[], object]) -> list[list[int]]:
+    """The shape of everything that is cast while it runs, by whatever code: Python's, autograd's, an operator's."""
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
+        run()
+    return [event.input_shapes[0] for event in seen.events() if event.name == "aten::_to_copy"]
+
+
+def assert_casts_nothing(run: Callable[[], object], backend: str, inputs: list[Tensor]) -> None:
+    """Where a backend is eager, whose arithmetic is float32, it may cast what has another shape than the inputs."""
+    shapes = [list(one.shape) for one in inputs]
+    found = casts(run)
+    assert not [shape for shape in found if backend != "eager" or shape in shapes], found
+
+
+def assert_near(found: Tensor, reference: Tensor, tolerance: float) -> None:
+    """By the root mean square, to a part of it, or of 1 where that is less: what should be 0 is but rounding errors."""
+    found, reference = found.double(), reference.double()
+    error, size = ((x.square().mean()).sqrt().item() for x in (found - reference, reference))
+    assert error <= tolerance * (1 + size)
+
+
+def assert_autocast_casts_nothing(maker: Maker, dtype: torch.dtype) -> None:
+    """A layer and words in float32 beside an image of 16 bits: what the call gives without autocast, bit for bit.
+
+    Cast by hand, layer and words give the same but for the rounding that this is.
+    """
+    # A number on the other side of a relu is no rounding error.
+    layer, by_hand = maker.layer(activation="identity"), maker.layer(dtype, "identity")
     by_hand.load_state_dict(layer.state_dict())
-    with torch.autocast(inputs[0].device.type, dtype):
-        out, attention = layer(*inputs, return_attention=True)
-    assert out.dtype == attention.dtype == dtype
-    cast = tuple(tensor.detach().to(dtype).requires_grad_() for tensor in inputs[:2])
-    expected = by_hand(*cast, inputs[2])
-    assert torch.equal(out, expected)
-    found = gradients(layer, inputs, out.sum())
-    for result, reference in zip(found, gradients(by_hand, cast, expected.sum()), strict=True):
-        assert result.dtype == torch.float32
-        assert torch.equal(result, reference.float())
+    wide, words, mask = maker.inputs()
+    image = wide.detach().to(dtype).requires_grad_()
+    grads = [torch.randn_like(one) for one in layer(image, words, mask, return_attention=True)]
+
+    def results(layer: kvmem.KVMemoryLayer, words: Tensor, *, autocast: bool = False) -> list[Tensor]:
+        """Response, attention and all gradients."""
+        with torch.autocast(image.device.type, dtype, enabled=autocast):
+            outputs = layer(image, words, mask, return_attention=True)
+        return [*outputs, *torch.autograd.grad(outputs, [image, words, *layer.parameters()], grads)]
+
+    assert_casts_nothing(lambda: results(layer, words, autocast=True), maker.backend, [words, *layer.parameters()])
+    found, cast = results(layer, words, autocast=True), results(by_hand, words.detach().to(dtype).requires_grad_())
+    assert [one.dtype for one in found] == 3 * [dtype] + (len(found) - 3) * [torch.float32]
+    for mine, same, near in zip(found, results(layer, words), cast, strict=True):
+        assert torch.equal(mine, same)
+        assert_near(mine, near, CAST_ULPS * torch.finfo(dtype).eps)
+    with torch.autocast(image.device.type, dtype):
+        assert torch.equal(layer(wide, words, mask), found[0])
+
+
+def assert_reading_under_autocast_casts_nothing(backend: str, dtype: torch.dtype) -> None:
+    """Keys, values and response gate in float32 beside an image of 16 bits, as `assert_autocast_casts_nothing`."""
+    torch.manual_seed(0)
+    problem = make_read_problem(gate="vector", mask="partial").with_image_in(dtype).leaves()
+    grads = [torch.randn_like(one) for one in problem.run(backend, return_attention=True)]
+
+    def results(problem: ReadProblem, *, autocast: bool = False) -> list[Tensor]:
+        with torch.autocast(problem.image.device.type, dtype, enabled=autocast):
+            outputs = problem.run(backend, return_attention=True)
+        return [*outputs, *torch.autograd.grad(outputs, list(problem.inputs.values()), grads)]
+
+    wide = list(problem.inputs.values())[1:]
+    assert_casts_nothing(lambda: results(problem, autocast=True), backend, wide)
+    found, cast = results(problem, autocast=True), results(problem.to(dtype).leaves())
+    assert [one.dtype for one in found] == 3 * [dtype] + 4 * [torch.float32]
+    for mine, same, near in zip(found, results(problem), cast, strict=True):
+        assert torch.equal(mine, same)
+        assert_near(mine, near, CAST_ULPS * torch.finfo(dtype).eps)
 
 
 def assert_checkpointing_recomputes_the_same(maker: Maker) -> None:

@@ -43,6 +43,11 @@ class Problem:
         weights = {name: weight.float() for name, weight in self.weights.items()}
         return replace(self, words=self.words.float() if words else self.words, weights=weights)
 
+    def with_image_in(self, dtype: torch.dtype, *, words: bool = False) -> "Problem":
+        """The image in another type than the rest, the words too if told so."""
+        narrow = [self.image.to(dtype), self.words.to(dtype if words else self.words.dtype)]
+        return self.with_inputs([*narrow, *self.weights.values()])
+
     def on(self, device: str) -> "Problem":
         mask = None if self.mask is None else self.mask.to(device)
         return replace(self.with_inputs([tensor.to(device) for tensor in self.inputs.values()]), mask=mask)
@@ -56,9 +61,9 @@ class Problem:
         return self.with_inputs([tensor.detach().requires_grad_() for tensor in self.inputs.values()])
 
     def run(self, backend: str | None = None, return_attention: bool = False):
-        """The call's outputs; "plain" is the reference in the image's own type, the yardstick of accuracy."""
+        """The call's outputs; "plain" is the reference in the image's type, the yardstick of accuracy."""
         if backend == "plain":
-            outputs = kv_memory_reference(*self.to(self.image.dtype).operator_arguments()[:-1])
+            outputs = kv_memory_reference(*in_one_type(self.image, self.operator_arguments()[:-1]))
             return outputs if return_attention else outputs[0]
         return kvmem.kv_memory(
             self.image,
@@ -76,6 +81,11 @@ class Problem:
         relu = self.options.get("activation", "relu") == "relu"
         flags = (linear_write_gate, relu, self.options.get("detach_mean", False), return_attention)
         return (self.image, self.words, self.mask, *self.weights.values(), *flags)
+
+
+def in_one_type(image: Tensor, arguments: tuple) -> list:
+    """Arguments of a call, all tensors but masks in the image's type."""
+    return [x.to(image.dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in arguments]
 
 
 def make_mask(kind: str, batch: int, slots: int, generator: torch.Generator) -> Tensor | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
-from kvmem_problems import make_mask
+from kvmem_problems import in_one_type, make_mask
 from torch import Tensor
 
 import kvmem
@@ -51,6 +51,11 @@ class ReadProblem:
             return replace(self, gate=gate)
         return replace(self, keys=self.keys.float(), values=self.values.float(), gate=gate)
 
+    def with_image_in(self, dtype: torch.dtype, *, gate: bool = False) -> "ReadProblem":
+        """The image in another type than keys and values, the response gate too if told so."""
+        weights = [weight.to(dtype if gate else weight.dtype) for weight in self.gate.values()]
+        return self.with_inputs([self.image.to(dtype), self.keys, self.values, *weights])
+
     def on(self, device: str) -> "ReadProblem":
         mask = None if self.mask is None else self.mask.to(device)
         return replace(self.with_inputs([tensor.to(device) for tensor in self.inputs.values()]), mask=mask)
@@ -59,9 +64,9 @@ class ReadProblem:
         return self.with_inputs([tensor.detach().requires_grad_() for tensor in self.inputs.values()])
 
     def run(self, backend: str | None = None, return_attention: bool = False):
-        """The call's outputs; "plain" is the reference in the image's own type, the yardstick of accuracy."""
+        """The call's outputs; "plain" is the reference in the image's type, the yardstick of accuracy."""
         if backend == "plain":
-            outputs = memory_read_reference(*self.to(self.image.dtype).operator_arguments()[:-1])
+            outputs = memory_read_reference(*in_one_type(self.image, self.operator_arguments()[:-1]))
             return outputs if return_attention else outputs[0]
         inputs = (self.image, self.keys, self.values, self.mask)
         return kvmem.memory_read(*inputs, **self.gate, return_attention=return_attention, backend=backend)

@@ -23,6 +23,7 @@ KERNELS = {
         "backward": [
             "kv_memory_blocks_backward",
             "kv_memory_sums_backward",
+            "kv_memory_tables_backward",
             "kv_memory_write_backward",
             "kv_memory_parameters_backward",
         ],

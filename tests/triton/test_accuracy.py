@@ -113,6 +113,15 @@ def test_chunks_of_several_tiles(check, launches, branch, slots, dtype):
     assert {launch.programs for launch in launches if launch.name in over_positions} == {3 * 2}
 
 
+def test_chunks_of_vector_gates(check, launches):
+    """Three chunks of an image; the sums have one, for every pair of the three blocks of channels."""
+    widths = {"write_gate_width": "vector", "response_gate_width": "vector"}
+    check("general", (1, 72, (15, 20), 6, 8, 16), torch.float32, [{"mask": "partial", **widths}])
+    programs = {launch.name: launch.programs for launch in launches}
+    assert programs["kv_memory_blocks_backward"] == 3
+    assert programs["kv_memory_sums_backward"] == 3 * 3
+
+
 def test_float32_as_tensor_cores_compute_it(check, monkeypatch):
     """Their sums are cut off, which the interpreter's aren't."""
     from triton.runtime.interpreter import InterpreterBuilder

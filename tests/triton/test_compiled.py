@@ -22,8 +22,9 @@ CACHE = ROOT / "build" / "triton"
 MACHINE = ROOT / "tests" / "support" / "triton_machine.py"
 # What a program may have of shared memory, in bytes: what is compiled for 8.0 is also to run on 8.6, 8.9 and 12.0.
 SHARED_MEMORY = {"cuda:80": 101376, "cuda:90": 232448, "hip:gfx942": 65536}
+MIXED = "bfloat16 beside float32"  # an image beside words and weights
 CASES = {
-    "the paper's": ("float32", "bfloat16", "float16"),
+    "the paper's": ("float32", "bfloat16", "float16", MIXED),
     "general": ("float32", "bfloat16"),
     "vector gates": ("float32", "bfloat16"),
     "large": ("float32", "bfloat16"),
@@ -31,10 +32,20 @@ CASES = {
 FORWARD = ["kv_memory_write", "kv_memory_read"]
 GENERAL_FORWARD = ["kv_memory_write", "kv_memory_tables", "kv_memory_response", "kv_memory_read"]
 BACKWARD = ["kv_memory_read_backward", "kv_memory_write_backward", "kv_memory_parameters_backward"]
-GENERAL_BACKWARD = ["kv_memory_blocks_backward", "kv_memory_sums_backward", *BACKWARD[1:]]
+GENERAL_BACKWARD = [
+    "kv_memory_blocks_backward",
+    "kv_memory_sums_backward",
+    "kv_memory_tables_backward",
+    *BACKWARD[1:],
+]
 READING = ["kv_memory_take", "kv_memory_read", "kv_memory_read_backward", "kv_memory_given_backward"]
 # A scalar gate has no products there, no gate none at all.
-WITHOUT_PRODUCTS = ("kv_memory_response", "kv_memory_take", "kv_memory_given_backward")
+WITHOUT_PRODUCTS = (
+    "kv_memory_response",
+    "kv_memory_tables_backward",
+    "kv_memory_take",
+    "kv_memory_given_backward",
+)
 
 
 def pretend(target: str, *arguments: str) -> list[dict] | dict:
@@ -90,6 +101,17 @@ def test_nothing_spills_on_hopper(reports: dict[str, Future]) -> None:
     """No stack frame, no local memory, in any kernel."""
     spilled = [one for one in reports["cuda:90"].result() if one["spills"]]
     assert not spilled, describe(spilled)
+
+
+def test_words_and_weights_in_float32_spill_no_more(compiled: list[dict]) -> None:
+    """Beside an image of 16 bits no more than beside one of 32 bits, or than in 16 bits themselves."""
+    spills: dict[tuple[str, str], dict[str, int]] = {}
+    for one in compiled:
+        spills.setdefault((one["case"], one["name"]), {})[one["dtype"]] = one["spills"]
+    mixed = {kernel: found for kernel, found in spills.items() if MIXED in found}
+    assert len(mixed) == len(FORWARD + BACKWARD)
+    more = {kernel: found for kernel, found in mixed.items() if found[MIXED] > max(found["float32"], found["bfloat16"])}
+    assert not more
 
 
 def test_products_of_16_bit_types_run_on_matrix_units(compiled: list[dict]) -> None:

@@ -9,7 +9,8 @@ from kvmem_problems import make_problem
 pytestmark = pytest.mark.usefixtures("interpreter")
 
 TUNABLE = ("kv_memory_read", "kv_memory_read_backward", "kv_memory_blocks_backward", "kv_memory_sums_backward")
-KERNELS = (*TUNABLE, "kv_memory_write", "kv_memory_tables", "kv_memory_response", "kv_memory_write_backward")
+FORWARD = ("kv_memory_write", "kv_memory_tables", "kv_memory_response")
+KERNELS = (*TUNABLE, *FORWARD, "kv_memory_tables_backward", "kv_memory_write_backward")
 
 
 def layers():

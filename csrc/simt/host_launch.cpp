@@ -44,7 +44,7 @@ void start_block(int rank, int64_t index) {
   char* base = m.shared.data();
   base += (kSharedAlignment - reinterpret_cast<uintptr_t>(base) % kSharedAlignment) % kSharedAlignment;
   Block& block = m.blocks[rank];
-  block = {index, rank, base + rank * pitch, n, 0, 0, 0, false, {}};
+  block = {index, rank, base + rank * pitch, n, 0, 0, false, {}};
   // 0xff in all bytes is NaN in every type.
   std::fill_n(block.shared, pitch, char(-1));
   for (int i = 0; i < kBarriers; ++i) m.barriers[rank * kBarriers + i] = {0, 0, {}};

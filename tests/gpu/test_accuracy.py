@@ -51,6 +51,19 @@ def test_vector_gates_over_formats(make_problem, kernels, channels, slots, dtype
     assert_accurate(make_problem, 2, channels, (9, 7), slots, dtype=dtype, variants=variants, backend=kernels)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("words", [True, False], ids=["words and weights", "weights alone"])
+@pytest.mark.parametrize("shape", ["stage two", "C=64, odd M and D", "C=13", "T=128"])
+def test_words_and_weights_in_float32(make_problem, kernels, shape, words, dtype):
+    """Beside an image of 16 bits, as under autocast."""
+
+    def make_widened(*sizes, **settings):
+        return make_problem(*sizes, **settings).widened(words)
+
+    variants = [{"mask": "partial", "channels_last": channels_last} for channels_last in FORMATS]
+    assert_accurate(make_widened, *ALL_SHAPES[shape], dtype=dtype, variants=variants, backend=kernels)
+
+
 WRITE = {"scalar": {"write_gate_width": "scalar"}, "vector": {"write_gate_width": "vector"}}
 
 

@@ -42,6 +42,23 @@ def test_the_papers_shapes_take_one_launch_forward_and_at_most_four_backward(
     assert any("cluster_backward" in name for name in names), names
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("words", [True, False], ids=["words and weights", "weights alone"])
+def test_autocast_launches_nothing_more(hopper, make_problem, launches, words, dtype):
+    """Words and weights in float32 beside an image of 16 bits: no cast, one launch forward, and backward as without."""
+    narrow = make_problem(*STAGES["stage two"], dtype=dtype)
+    wide = narrow.widened(words)
+
+    def under_autocast(function):
+        with torch.autocast("cuda", dtype):
+            return function()
+
+    for backend, forward_launches in (("cuda", 1), ("triton", 2)):
+        forward, backward = directions(wide, backend)
+        assert len(launches(lambda forward=forward: under_autocast(forward))) == forward_launches
+        assert len(launches(backward)) == len(launches(directions(narrow, backend)[1]))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("shape", CLUSTER_SHAPES)

@@ -69,8 +69,8 @@ UNKNOWN = (
     "and hide nothing from each other",
     "the serial phases to better than a factor of two: trip counts are read off the source by hand, latencies are "
     "others' measurements, how waits overlap is a guess",
-    "how fast numbers that a block sends come in: a warp's to one block are taken as one transaction, and as 250 clocks "
-    "to whoever waits for them",
+    "how fast numbers that a block sends come in: a warp's to one block are taken as one transaction, and as 250 "
+    "clocks to whoever waits for them",
     "what units reach together: in the main loop the busiest is taken at its full rate, without bank conflicts",
     "how many clusters run at a time, on which the plan depends too: how many multiprocessors a processing cluster has "
     "differs by part. An uneven H100, with 18, 18, 18, 16, 16, 16, 16 and 14 of them, takes 7 clusters of 16 blocks "

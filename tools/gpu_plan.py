@@ -69,9 +69,9 @@ class Launch:
     early: bool
 
     def code(self, kernels: list[Kernel]) -> Kernel:
-        """The machine code that runs."""
-        wanted = (self.kernel, self.dtype, list(self.flags))
-        return next(kernel for kernel in kernels if (kernel.name, kernel.type, kernel.flags) == wanted)
+        """The machine code that runs, where words and weights are in the image's type."""
+        wanted = (self.kernel, self.dtype, list(self.flags), False)
+        return next(kernel for kernel in kernels if (kernel.name, kernel.type, kernel.flags, kernel.wide) == wanted)
 
     def blocks_a_multiprocessor(self, chip: Chip, kernel: Kernel) -> int:
         """As many as registers, warps and shared memory allow; the system takes 1 KiB of the last for each."""
@@ -134,8 +134,8 @@ def _plan(chip: Chip, shape: Shape, most_blocks: int) -> list[Launch]:
 
 def _launch(given: dict) -> Launch:
     name, arguments = re.fullmatch(r"kvmem::cuda::(\w+)<(.*)>", given["kernel"]).groups()
-    dtype, *flags = (argument.split("::")[-1] for argument in arguments.split(", "))
-    numbers = tuple({"true": "1", "false": "0"}.get(flag, flag) for flag in flags)
+    dtype, *others = (argument.split("::")[-1] for argument in arguments.split(", "))
+    numbers = tuple({"true": "1", "false": "0"}.get(flag, flag) for flag in others if flag not in TYPES)
     sizes = (given[key] for key in ("blocks", "threads", "cluster", "shared_bytes"))
     return Launch(name, TYPES[dtype], numbers, *sizes, given["early"])
 

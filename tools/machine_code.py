@@ -44,17 +44,23 @@ class Kernel:
         return any(re.match(pattern, instruction.name) for instruction in self.code)
 
     @property
+    def wide(self) -> bool:
+        """Whether it is compiled for weights in float32 beside numbers of 16 bits."""
+        return re.search(r"kernelI(13__nv_bfloat16|6__half)f", self.mangled) is not None
+
+    @property
     def flags(self) -> list[str]:
         """The numbers and truth values that the kernel is a template of, in order: ["3", "0", "1"]."""
         return re.findall(r"L[ib](\d+)E", self.mangled)
 
     @property
     def variant(self) -> str | None:
-        """Of a cluster kernel for up to 23 slots: its format, and whether it has the attention; else None."""
+        """Of a cluster kernel for up to 23 slots: its format, has it the attention, is it wide; else None."""
         if len(self.flags) != 3 or self.flags[0] != "3":
             return None
         _, channels_last, attention = (flag == "1" for flag in self.flags)
-        return ("channels_last" if channels_last else "contiguous") + (", with attention" if attention else "")
+        rest = (", with attention" if attention else "") + (", float32 weights" if self.wide else "")
+        return ("channels_last" if channels_last else "contiguous") + rest
 
     def loops(self) -> list[list[Instruction]]:
         """The bodies of all loops, inner ones and the outer ones that hold them, each with its jump back."""

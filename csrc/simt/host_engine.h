@@ -89,12 +89,13 @@ void use_shared_memory_of(Block* owner);
                                 const Block* owner);
 
 using Body = void (*)(const void* parameters);
-void run(const Launch& launch, const std::string& kernel, Body body, const void* parameters);
+void run(const Launch& launch, const std::string& kernel, Body body, const void* parameters, size_t bytes);
 
 // What was launched since the list was last cleared.
 struct Launched {
   std::string kernel;
   Launch launch;
+  std::string parameters;  // the bytes of its struct
 };
 std::vector<Launched>& launched();
 // Whether launches are only noted down, for their plans: nothing then reads or writes what they are given.

@@ -98,13 +98,13 @@ void check_launch(const Launch& l) {
 
 }  // namespace
 
-void run(const Launch& launch, const std::string& kernel, Body body, const void* parameters) {
+void run(const Launch& launch, const std::string& kernel, Body body, const void* parameters, size_t bytes) {
   static std::mutex one_at_a_time;
   const std::lock_guard<std::mutex> lock(one_at_a_time);
   Machine& m = machine();
   m.kernel = kernel;
   check_launch(launch);
-  launched().push_back({kernel, launch});
+  launched().push_back({kernel, launch, std::string(static_cast<const char*>(parameters), bytes)});
   if (recording_only) return;
   m.body = body;
   m.parameters = parameters;

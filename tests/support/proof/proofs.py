@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import simt_build
-from prover import Launch
+from prover import Launch, described
 from ptx_entries import Entry, read_entries, short_name
 
 import kvmem
@@ -44,3 +44,9 @@ def launch_of(kernel: str, call: dict[str, Any]) -> Launch:
     """The one launch of a kernel template in a call."""
     (found,) = (launch for launch in launches(call) if launch.kernel.startswith(f"{kernel}<"))
     return found
+
+
+def objects(entry: Entry, launch: Launch, tensor: str) -> list[str]:
+    """The pieces of a tensor that the launch is given, by the prover's names."""
+    given = described(entry, launch)["declarations"]
+    return sorted({found["object"] for found in given if found["object"].split(" from byte ")[0] == tensor})

@@ -17,7 +17,7 @@ import proofs  # noqa: E402
 from configurations import PROOFS, Proof  # noqa: E402
 from prover import prove  # noqa: E402
 
-HEADER = "| kernel | configuration | blocks × cluster | result | seconds | MiB |\n|---|---|---|---|---|---|"
+HEADER = "| kernel | configuration | blocks × cluster | result | seconds |\n|---|---|---|---|---|"
 
 
 def row(proof: Proof) -> str:
@@ -27,8 +27,8 @@ def row(proof: Proof) -> str:
     verdict = prove(proofs.entries()[launch.kernel], launch, proof.seconds)
     form = "channels_last" if proof.call.channels_last else "contiguous"
     about = f"{proof.call.direction}, {form}, {proof.about}"
-    numbers = f"{_seconds() - before:.1f} | {verdict.report.get('peak_rss_mib', 0):.0f}"
-    return f"| `{launch.kernel}` | {about} | {launch.blocks} × {launch.cluster} | {verdict.result} | {numbers} |"
+    result = f"{verdict.result} | {_seconds() - before:.1f}"
+    return f"| `{launch.kernel}` | {about} | {launch.blocks} × {launch.cluster} | {result} |"
 
 
 def rows(words: list[str]) -> Iterator[str]:

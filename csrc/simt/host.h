@@ -8,7 +8,11 @@
 
 #include "host_numbers.h"
 #include "host_engine.h"
+#ifdef KVMEM_RECORDED_LAUNCHES
+#include "host_plain_view.h"
+#else
 #include "host_view.h"
+#endif
 #include "host_matrix.h"
 
 #define KVMEM_DEVICE inline
@@ -134,7 +138,7 @@ template <auto kernel, typename Parameters>
 const char* launch(const Launch& launch, const Parameters& parameters) {
   if (launch.blocks == 0) return nullptr;
   host::run(launch, host::kernel_name<kernel>(), host::call<kernel, Parameters>,
-            std::make_shared<const Parameters>(parameters));
+            std::make_shared<const Parameters>(parameters), sizeof(Parameters));
   return nullptr;
 }
 

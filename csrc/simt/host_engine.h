@@ -127,7 +127,9 @@ void use_shared_memory_of(Block* owner);
                                 const Block* owner);
 
 using Body = void (*)(const void* parameters);
-void run(const Launch& launch, const std::string& kernel, Body body, std::shared_ptr<const void> parameters);
+// `parameters`: so many bytes.
+void run(const Launch& launch, const std::string& kernel, Body body, std::shared_ptr<const void> parameters,
+         size_t bytes);
 // Until all that was launched is done.
 void synchronize();
 
@@ -135,6 +137,7 @@ void synchronize();
 struct Launched {
   std::string kernel;
   Launch launch;
+  std::string parameters;  // the bytes of its struct
 };
 std::vector<Launched>& launched();
 // Whether launches are only noted down, for their plans: nothing then reads or writes what they are given.

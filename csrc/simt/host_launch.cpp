@@ -178,11 +178,12 @@ void check_launch(const Launch& l) {
 
 }  // namespace
 
-void run(const Launch& launch, const std::string& kernel, Body body, std::shared_ptr<const void> parameters) {
+void run(const Launch& launch, const std::string& kernel, Body body, std::shared_ptr<const void> parameters,
+         size_t bytes) {
   const std::lock_guard<std::mutex> lock(one_at_a_time);
   machine().work.kernel = kernel;
   check_launch(launch);
-  launched().push_back({kernel, launch});
+  launched().push_back({kernel, launch, std::string(static_cast<const char*>(parameters.get()), bytes)});
   if (recording_only) return;
   Work work{launch, kernel, body, std::move(parameters)};
   const std::optional<Work> before = std::exchange(launched_last, std::nullopt);

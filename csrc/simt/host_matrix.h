@@ -1,7 +1,7 @@
-// What the tensor cores' instructions do, with their registers' layouts. Included by host.h alone.
+// What the tensor cores' instructions do, with their registers' layouts. Included by host.h alone, after the views.
 #pragma once
 
-#include "host_view.h"
+#include "host_engine.h"
 
 namespace kvmem::simt {
 namespace host {

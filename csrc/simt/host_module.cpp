@@ -210,7 +210,7 @@ void run(const char* (*work)(const void*, void*), const void* arguments, const S
 
 py::list launches() {
   py::list list;
-  for (const auto& [kernel, launch] : simt::host::launched()) {
+  for (const auto& [kernel, launch, parameters] : simt::host::launched()) {
     py::dict entry;
     entry["kernel"] = kernel;
     entry["blocks"] = launch.blocks;

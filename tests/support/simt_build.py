@@ -24,9 +24,12 @@ FLAGS += ["-ffp-contract=off", "-ftrivial-auto-var-init=pattern"]
 SANITIZE = ["-O0", "-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"]
 ENGINE_PARTS = ("engine", "fiber", "launch", "matrix", "memory", "messages", "published")
 ENGINE = [CSRC / "simt" / f"host_{name}.cpp" for name in ENGINE_PARTS]
+# Of the module whose launches are recorded, not run: its parameter structs are the device's, and nothing need be fast.
+RECORD = ["-O0", "-g0", "-DKVMEM_RECORDED_LAUNCHES"]
 MODULES = {
     "engine_kernels": [*ENGINE, ROOT / "tests" / "simt" / "engine_kernels.cpp"],
     "kvmem_simt": [*ENGINE, CSRC / "simt" / "host_module.cpp", *sorted((CSRC / "cuda").glob("*.cu"))],
+    "kvmem_launches": [*ENGINE, ROOT / "tests" / "proof" / "launches.cpp", *sorted((CSRC / "cuda").glob("*.cu"))],
 }
 
 
@@ -48,9 +51,10 @@ def build(module: str, sanitize: bool = False) -> Path:
     """The module's library, after compiling what isn't up to date. Raises RuntimeError with the compiler's words."""
     import pybind11
 
-    flags = [*FLAGS, *(SANITIZE if sanitize else [])]
+    recorded = module == "kvmem_launches"
+    flags = [*FLAGS, *(SANITIZE if sanitize else []), *(RECORD if recorded else [])]
     includes = [f"-I{CSRC}", f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_paths()['include']}"]
-    folder = FOLDER / ("sanitized" if sanitize else "plain")
+    folder = FOLDER / ("recorded" if recorded else "sanitized" if sanitize else "plain")
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         common = _digest(*flags, _output([compiler(), "--version"]), pybind11.__version__, *_headers())

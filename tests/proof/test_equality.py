@@ -1,0 +1,75 @@
+"""The small kernels compute what their equations say, in real arithmetic: not what rounding makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import proofs
+import pytest
+from configurations import SMALL
+from equality import Argument, Tensor, compare
+from ptx_entries import Entry
+
+pytestmark = pytest.mark.proof
+
+# The parts of one image's gradients, in the order of csrc/cuda/layout.h, at one slot and with scalar gates.
+C, M, D = 2, 2, 2
+PARTS = {"written": M, "word_part": M, "gate": 1, "gate_sum": 1, "image_part": M, "keys": C, "values": C}
+PARTS |= {"response": 1, "response_image": C, "response_bias": 1}
+# In the order in which the reference returns them.
+GRADIENTS = {
+    "words": (D,),
+    "gate_word": (1, D),
+    "gate_image": (1, C),
+    "write_word": (M, D),
+    "write_word_bias": (M,),
+    "write_image": (M, C),
+    "write_image_bias": (M,),
+    "key_weight": (C, M),
+    "key_bias": (C,),
+    "value_weight": (C, M),
+    "value_bias": (C,),
+    "response_gate": (2 * C,),
+    "response_gate_bias": (1,),
+}
+
+
+def sums(entries: dict[str, Entry], reference: str, dtype: str, channels_last: bool) -> dict:
+    call = replace(SMALL, dtype=dtype, channels_last=channels_last)
+    launch = proofs.launch_of("sum_chunks", call.arguments())
+    image = Tensor("image", (call.N, call.C) if channels_last else (call.C, call.N), dtype)
+    outputs = [Tensor("workspace", (call.C,))]
+    return compare(entries[launch.kernel], launch, reference, [Argument("image", image)], outputs, 600)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("reference", ["mean_channels_last", "mean_contiguous"])
+def test_the_sums_of_the_mean(entries: dict[str, Entry], prover: None, reference: str, dtype: str) -> None:
+    report = sums(entries, reference, dtype, channels_last=reference == "mean_channels_last")
+    assert report["result"] == "verified", report["diagnostics"]
+
+
+def test_a_wrong_reference_is_refused(entries: dict[str, Entry], prover: None) -> None:
+    assert sums(entries, "twice_the_mean", "float32", channels_last=True)["result"] == "equivalence_not_proven"
+
+
+def test_the_products(entries: dict[str, Entry], prover: None) -> None:
+    """Every gradient of the parameters and of the words, of one image and one slot."""
+    call = replace(SMALL, direction="backward", dtype="float32", C=C, M=M, D=D)
+    launch = proofs.launch_of("multiply_products", call.arguments())
+    entry = entries[launch.kernel]
+    (place,) = proofs.objects(entry, launch, "workspace")
+    gradients = Tensor(place, (sum(PARTS.values()) + C,))
+    first = {name: sum(list(PARTS.values())[:i]) for i, name in enumerate(PARTS)}
+    kept = Tensor("memory", (2 * M + 2 + 2 * C + 1,))
+    arguments = [
+        *(Argument(name, gradients, first[name], count) for name, count in PARTS.items()),
+        Argument("words", Tensor("words", (D,))),
+        Argument("kept_values", kept, 2 * M + 2 + C, C),
+        Argument("mean", Tensor("mean", (C,))),
+        Argument("write_word", Tensor("write_word", (M, D))),
+        Argument("gate_word", Tensor("gate_word", (1, D))),
+    ]
+    outputs = [Tensor(f"grad of {name}", shape) for name, shape in GRADIENTS.items()]
+    report = compare(entry, launch, "products", arguments, outputs, 900)
+    assert report["result"] == "verified", report["diagnostics"]

@@ -1,0 +1,47 @@
+"""Runs the proofs of tests/proof whose names hold the given words and prints a table of them: docs/proofs.md holds it.
+
+python tools/prove_kernels.py cluster_forward_kernel bfloat16
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support"), str(ROOT / "tests" / "support" / "proof")]
+
+import proofs  # noqa: E402
+from configurations import PROOFS, Proof, steps_of  # noqa: E402
+from prover import prove  # noqa: E402
+
+HEADER = "| kernel | configuration | blocks × cluster | result | seconds |\n|---|---|---|---|---|"
+
+
+def row(proof: Proof) -> str:
+    """seconds: of the processor, which other programs don't lengthen much."""
+    launch = proofs.launches_of(proof.kernel, proof.call.arguments())[proof.step]
+    before = _seconds()
+    verdict = prove(proofs.entries()[launch.kernel], launch, proof.seconds)
+    form = "channels_last" if proof.call.channels_last else "contiguous"
+    step = f", step {proof.step}" if steps_of(proof.kernel, proof.call) > 1 else ""
+    about = f"{proof.call.direction}, {form}, {proof.about}{step}"
+    result = f"{verdict.result} | {_seconds() - before:.1f}"
+    return f"| `{launch.kernel}` | {about} | {launch.blocks} × {launch.cluster} | {result} |"
+
+
+def rows(words: list[str]) -> Iterator[str]:
+    return (row(proof) for proof in PROOFS if all(word in proof.id for word in words))
+
+
+def _seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+if __name__ == "__main__":
+    print(HEADER)
+    for line in rows(sys.argv[1:]):
+        print(line, flush=True)

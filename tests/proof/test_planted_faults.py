@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 from configurations import GIVEN_CLUSTER, SMALL, Call, ring
-from faults import BLOCK_BARRIER, GROUP_BARRIER, cluster_barriers, lines, waits_late, without
+from faults import (
+    BLOCK_BARRIER,
+    GROUP_BARRIER,
+    WARP_BARRIER,
+    cluster_barriers,
+    expects_more_bytes,
+    lines,
+    waits_for_bytes,
+    waits_late,
+    without,
+)
 from proofs import launch_of
 from prover import Verdict, prove
 from ptx_entries import Entry
@@ -45,11 +55,27 @@ def test_a_block_barrier_removed(entries: dict[str, Entry], prover: None) -> Non
     assert verdict.result == "potential_race", verdict.reasons
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_a_cluster_barrier_removed(entries: dict[str, Entry], prover: None, number: int) -> None:
-    """The exchange of the mean, and that of keys and values. The first barrier, which waits for a peer's start, isn't
-    found: whether a block runs already isn't modelled."""
-    verdict = judged(entries, FORWARD, TWO_BLOCKS, lambda entry: without(entry, *cluster_barriers(entry)[number]))
+def test_a_cluster_barrier_removed(entries: dict[str, Entry], prover: None) -> None:
+    """Between what blocks write of the words to global memory and what all of them read there."""
+    verdict = judged(entries, FORWARD, TWO_BLOCKS, lambda entry: without(entry, *cluster_barriers(entry)[0]))
+    assert verdict.result == "potential_race", verdict.reasons
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["mean", "keys and values"])
+def test_a_wait_for_what_is_sent_removed(entries: dict[str, Entry], prover: None, number: int) -> None:
+    verdict = judged(entries, FORWARD, TWO_BLOCKS, lambda entry: without(entry, *waits_for_bytes(entry)[number]))
+    assert verdict.result == "potential_race", verdict.reasons
+
+
+def test_more_bytes_expected_than_are_sent(entries: dict[str, Entry], prover: None) -> None:
+    verdict = judged(entries, FORWARD, TWO_BLOCKS, expects_more_bytes)
+    assert verdict.result == "not_wellsynced", verdict.reasons
+
+
+def test_a_warp_barrier_removed(entries: dict[str, Entry], prover: None) -> None:
+    """The one before a row of keys or values is sent: lanes without a slot read what makes them, and send nothing, so that
+    what has come says nothing of them. The prover found this, not the host machine."""
+    verdict = judged(entries, FORWARD, ONE_TILE, lambda entry: without(entry, *lines(entry, WARP_BARRIER)))
     assert verdict.result == "potential_race", verdict.reasons
 
 

@@ -154,6 +154,8 @@ KVMEM_DEVICE void read_out(const MemorySide<W, X>& p, Team team, Memory memory, 
       const auto m = memory(slot < p.T_ ? slot : p.T_ - 1);
       const float x = p.whole_vectors ? row_times_memory<16 / sizeof(W)>(weight, p.M, m)
                                       : row_times_memory<1>(weight, p.M, m);
+      // Lanes without a slot have read, too: who has all numbers that are put may write over what they are made of.
+      warp_barrier();
       if (slot >= p.T_) continue;
       put((is_key ? p.layout.keys : p.layout.values) + c * p.T_ + slot, activate(x + bias, p.relu));
     }

@@ -96,7 +96,7 @@ RING_SHARED = {
     ("forward", 2, True): 48000,
     ("forward", 4, False): 68000,
     ("backward", 2, False): 68000,
-    ("backward", 2, True): 82000,
+    ("backward", 2, True): 84000,
     ("backward", 4, False): 138000,
 }
 MANY_SLOTS = 24

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prover import MEMORY_LIMIT_MIB, Launch, described, without_bfi
+from prover import MEMORY_LIMIT_MIB, Launch, described, judged_text
 from ptx_entries import Entry
 
 REFERENCES = Path(__file__).parents[2] / "proof" / "references"
@@ -85,7 +85,7 @@ def compare(
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "kernel.ptx").write_text(without_bfi(entry.text))
+        (folder / "kernel.ptx").write_text(judged_text(entry, launch))
         (folder / "input.json").write_text(json.dumps(described(entry, launch)))
         (folder / "binding.json").write_text(json.dumps(binding))
         return verify(

@@ -127,7 +127,7 @@ def judged_text(entry: Entry, launch: Launch) -> str:
 
 
 def without_messages(ptx: str) -> str:
-    """`st.async`, which the prover knows between blocks alone, as a block by itself does it: a store, then its count."""
+    """`st.async`, which the prover knows between blocks alone, as one block does it: a store, then its count."""
     pattern = re.compile(r"st\.async\.shared::cluster\.mbarrier::complete_tx::bytes\.b(32|64) (\S+), (\S+), (\S+);")
 
     def stored(found: re.Match[str]) -> str:

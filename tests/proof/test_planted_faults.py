@@ -73,8 +73,8 @@ def test_more_bytes_expected_than_are_sent(entries: dict[str, Entry], prover: No
 
 
 def test_a_warp_barrier_removed(entries: dict[str, Entry], prover: None) -> None:
-    """The one before a row of keys or values is sent: lanes without a slot read what makes them, and send nothing, so that
-    what has come says nothing of them. The prover found this, not the host machine."""
+    """The one before a row of keys or values is sent: lanes without a slot read what makes them, and send nothing, so
+    that what has come says nothing of them. The prover found this, not the host machine."""
     verdict = judged(entries, FORWARD, ONE_TILE, lambda entry: without(entry, *lines(entry, WARP_BARRIER)))
     assert verdict.result == "potential_race", verdict.reasons
 

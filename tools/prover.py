@@ -12,6 +12,7 @@ import struct
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def described(entry: Entry, launch: Launch) -> dict[str, Any]:
         "declarations": [],
         "arguments": [],
     }
-    for field in largest(fields(entry)):
+    for field in _given_fields(entry):
         place = {"parameter": entry.parameter, "offset": field.offset}
         value = int.from_bytes(launch.parameters[field.offset : field.offset + field.bytes], "little")
         if field.bytes == 8 and value >> 48 == MARK:
@@ -103,6 +104,11 @@ def described(entry: Entry, launch: Launch) -> dict[str, Any]:
             number = number_of(field.type, launch.parameters[field.offset : field.offset + field.bytes])
             given["arguments"].append({**place, "type": field.type, "value": number})
     return given
+
+
+@cache
+def _given_fields(entry: Entry) -> list[Field]:
+    return largest(fields(entry))
 
 
 def number_of(kind: str, data: bytes) -> int | float:

@@ -102,6 +102,8 @@ def fields(entry: Entry) -> list[Field]:
                 for i in range(int(count or 1))
             )
             found |= {field for field in reached if 0 <= field.offset <= entry.parameter_bytes - size}
+        elif "ld.param" in line:
+            raise ValueError(f"{entry.name}: {line.strip()}: a read of ld.param in another form")
     return sorted(found, key=lambda field: (field.offset, field.type))
 
 

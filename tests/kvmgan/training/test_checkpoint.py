@@ -14,9 +14,10 @@ import torch
 
 from kvmgan.errors import UserError
 from kvmgan.evaluate import main as evaluate
-from kvmgan.files import file_digest, load_tensors, save_tensors
+from kvmgan.files import file_digest
 from kvmgan.runs.checkpoint_folder import list_checkpoints, prune
 from kvmgan.sample import main as sample
+from kvmgan.storage.tensor_file import load_tensors, save_tensors
 from kvmgan.train import main
 from kvmgan.training import checkpoint as module
 from kvmgan.training import loop

@@ -73,13 +73,20 @@ def test_run_folder_is_complete(tiny_run):
         "samples",
         "stages",
         "attention",
+        "seeds",
+        "words",
+        "history",
+        "history.png",
+        "nearest",
+        "curves.png",
         "checkpoints",
     }
     assert len(events) == 1 and names - events == expected
     assert tiny_run.name == "00000-birds-tiny"
     steps = [f"step-{step:06d}.png" for step in (0, 3, 6)]
-    for folder in ("samples", "stages"):
+    for folder in ("samples", "stages", "attention", "seeds", "words", "history"):
         assert sorted(path.name for path in (tiny_run / folder).iterdir()) == steps
+    assert [path.name for path in (tiny_run / "nearest").iterdir()] == ["step-000006.png"]
     assert sorted(path.name for path in (tiny_run / "checkpoints").iterdir()) == ["step-000003", "step-000006"]
     stats = [json.loads(line) for line in (tiny_run / "stats.jsonl").read_text().splitlines()]
     assert [line["step"] for line in stats if "g" in line] == [5, 6]

@@ -96,7 +96,8 @@ class Loop:
             StepProfile(self.profiled_steps, self.run_folder.path) as profile,
         ):
             if state.step == 0:
-                self._draw()
+                with progress.paused():
+                    self._draw()
             for batch in self._batches():
                 losses = self.step(state, batch)
                 progress.advance(processes.count() * len(batch.tokens))
@@ -167,7 +168,8 @@ class Loop:
         if step % training.checkpoint_interval == 0 or last or judged or kept or guard.received:
             self._save(losses)
         if step % training.sample_interval == 0 or last:
-            self._draw()
+            with progress.paused():
+                self._draw()
         if guard.received or judged or last:
             self.writer.finish()
         if guard.received and not last:
@@ -176,7 +178,8 @@ class Loop:
             # A checkpoint of this step is there: a signal may stop the judgement at once.
             guard.message = f"continue with --resume {self.run_folder.path}"
             guard.resume()
-            self.judge()
+            with progress.paused():
+                self.judge()
             guard.defer()
 
     def _write_losses(self, losses: dict[str, Tensor], progress: Progress) -> None:

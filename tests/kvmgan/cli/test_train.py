@@ -8,6 +8,7 @@ import shutil
 import pytest
 import yaml
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kvmgan.config import Options, flatten
 from kvmgan.config_file import load_options
@@ -95,6 +96,15 @@ def test_run_folder_is_complete(tiny_run):
     assert all(0 < line["write_gate_1"] < 1 and 0 < line["response_gate_1"] < 1 for line in watched)
     assert [line["step"] for line in stats if "r_precision_ema" in line] == [6]
     assert load_options(tiny_run / "config.yaml").training.steps == 6
+
+
+def test_tensorboard_has_figures_beside_the_scalars(tiny_run):
+    """Each figure at every step at which it was drawn."""
+    events = EventAccumulator(str(tiny_run), size_guidance={"images": 0}).Reload()
+    assert {"g", "d32", "write_gate_1", "r_precision_ema"} <= set(events.Tags()["scalars"])
+    expected = {name: [0, 3, 6] for name in ("samples", "stages", "attention", "seeds", "words", "history")}
+    expected["nearest"] = [6]
+    assert {name: [image.step for image in events.Images(name)] for name in events.Tags()["images"]} == expected
 
 
 def test_metrics_name_their_protocol(tiny_run):

@@ -93,7 +93,7 @@ class Pipeline:
         # The random weights that are written over leave torch's own generator alone.
         with torch.random.fork_rng(devices=[]):
             generator, text_encoder = model.load(place)
-        return cls(model.settings, model.vocabulary, generator, text_encoder).to(place)
+        return cls(model.settings, model.vocabulary, generator.to(place), text_encoder.to(place))
 
     @property
     def device(self) -> torch.device:
@@ -118,13 +118,16 @@ class Pipeline:
         """
         if dtype is not None and dtype not in _DTYPES:
             raise ValueError(f"dtype is {dtype}, expected one of {', '.join(map(str, _DTYPES))}")
-        place = self.device if device is None else resolve_device(str(device), "device")
-        backend = with_runnable_backend(self.settings.model, place).memory.backend
-        for module in self.generator.modules():
-            if isinstance(module, kvmem.KVMemoryLayer):
-                module.backend = backend
-        self.text_encoder.to(place)
-        self.generator.to(place, dtype)
+        if device is not None:
+            place = resolve_device(str(device), "device")
+            backend = with_runnable_backend(self.settings.model, place).memory.backend
+            for module in self.generator.modules():
+                if isinstance(module, kvmem.KVMemoryLayer):
+                    module.backend = backend
+            self.text_encoder.to(place)
+            self.generator.to(place)
+        if dtype is not None:
+            self.generator.to(dtype)
         return self
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:

@@ -59,7 +59,7 @@ def memory_backend(model: ModelOptions, device: torch.device) -> str:
         chosen = pick_backend(asked, device)
     except (RuntimeError, ValueError) as error:
         option = f"--model.memory.backend {asked}" if asked else "the environment variable KVMEM_BACKEND"
-        raise UserError(f"{option}: {error}") from None
+        raise UserError(f"{option}: the generator can't run on {device}: {error}") from None
     if asked is not None:
         why = "as --model.memory.backend says"
     elif os.environ.get("KVMEM_BACKEND"):

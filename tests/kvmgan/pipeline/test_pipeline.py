@@ -157,7 +157,7 @@ def test_moving_and_precision(pipeline):
     before = torch.get_rng_state()
     assert (pipeline.device, pipeline.dtype) == (torch.device("cpu"), torch.float32)
     fine = levels(pipeline.to(dtype=torch.float64)(RED)[0])
-    assert pipeline.dtype == torch.float64
+    assert pipeline.to("cpu") is pipeline and pipeline.dtype == torch.float64
     assert np.abs(levels(pipeline.to("cpu", torch.float32)(RED)[0]) - fine).max() <= 1
     assert np.abs(levels(pipeline.to(dtype=torch.bfloat16)(RED)[0]) - fine).mean() < 4
     assert torch.equal(before, torch.get_rng_state())

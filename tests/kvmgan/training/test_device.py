@@ -47,7 +47,9 @@ def test_the_memory_layers_backend_is_said_with_its_reason(monkeypatch):
     text = memory_backend(ModelOptions(), cpu)
     assert text.startswith("backend eager, as the environment variable KVMEM_BACKEND says")
     monkeypatch.setenv("KVMEM_BACKEND", "cuda")
-    with pytest.raises(UserError, match=r"^the environment variable KVMEM_BACKEND: .*cuda"):
+    with pytest.raises(
+        UserError, match=r"^the environment variable KVMEM_BACKEND: the generator can't run on cpu: .*cuda"
+    ):
         memory_backend(ModelOptions(), cpu)
     monkeypatch.delenv("KVMEM_BACKEND")
     monkeypatch.setattr("kvmgan.training.device.pick_backend", lambda name, device: "eager")

@@ -51,7 +51,8 @@ def attention_maps(
         tiles = [("picture", picture)]
         for place in order:
             low, high = float(maps[place].min()), float(maps[place].max())
-            tiles.append((f"{words[place]} {100 * low:.2g} to {100 * high:.2g} %", _overlay(picture, maps[place])))
+            label = f"{words[place]} {_percent(low)} to {_percent(high)} %"
+            tiles.append((label, _overlay(picture, maps[place])))
         heading = f"refinement {number}, at {maps.shape[2]} x {maps.shape[1]} positions"
         sections.append(Section(heading, tiles))
     sheet = tile_sheet(sections, columns=columns, side=side)
@@ -62,6 +63,11 @@ def attention_maps(
     canvas.paste(sheet, (0, top))
     _draw_bar(canvas, top + sheet.height)
     return canvas
+
+
+def _percent(share: float) -> str:
+    """A share in percent, with a digit behind the point below ten."""
+    return f"{100 * share:.1f}" if share < 0.0995 else f"{100 * share:.0f}"
 
 
 def _overlay(picture: Image.Image, shares: NDArray[np.float32]) -> Image.Image:

@@ -59,11 +59,14 @@ def save_curves(found: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
 def _figure(found: Mapping[str, Mapping[str, Curve]]) -> Figure:
     names = list(dict.fromkeys(name for curves in found.values() for name in curves))
     rows = math.ceil(len(found) / COLUMNS)
+    last = max((step for curves in found.values() for curve in curves.values() for step, _ in curve), default=0)
     figure = Figure(figsize=(4 * COLUMNS, 2.3 * rows), layout="constrained")
+    figure.supxlabel("step")
     for number, (title, curves) in enumerate(found.items(), start=1):
         axes = figure.add_subplot(rows, COLUMNS, number, title=title)
         axes.grid(alpha=0.3)
-        # Steps are whole numbers, of which few panels have room for many.
+        # The same steps in every panel, whatever it has figures of; few of these whole numbers have room.
+        axes.set_xlim(-0.03 * last, 1.03 * last + 1)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         for name, curve in curves.items():
             steps, values = zip(*curve, strict=True)

@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageFont
 
 from kvmgan.errors import UserError
+from kvmgan.figures import attention_maps as attention_maps_module
 from kvmgan.figures.attention_maps import attention_maps
 from kvmgan.figures.captioned_rows import TEXT_WIDTH, captioned_rows
 from kvmgan.figures.pictures import MARGIN, line_height, save_png, to_picture, wrap
@@ -167,6 +168,18 @@ def test_attention_glows_where_a_word_has_most_of_its_own():
     assert (np.diff(row) >= 0).all() and row[-1] > 2 * row[0]
     with pytest.raises(ValueError, match=r"words has 4 entries, expected 3 \(the maps of a refinement\)"):
         attention_maps(grey, [first], list("abcd"), "a b c d")
+
+
+def test_shares_stand_below_the_tiles(monkeypatch):
+    """In percent and never in powers of ten."""
+    shares = np.array([[[1e-11, 0.0994]], [[0.25, 1.0]]], np.float32)
+    drawn = []
+    original = attention_maps_module.tile_sheet
+    monkeypatch.setattr(
+        attention_maps_module, "tile_sheet", lambda given, **named: drawn.extend(given) or original(given, **named)
+    )
+    attention_maps(plain("grey", 32), [shares], ["red", "bird"], "red bird", side=32)
+    assert [label for label, _ in drawn[0].tiles] == ["picture", "red 0.0 to 9.9 %", "bird 25 to 100 %"]
 
 
 def test_even_attention_is_dark():

@@ -10,22 +10,25 @@ from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from kvmgan.errors import UserError
-from kvmgan.random_streams import SEED_LIMIT
+
+SEED_LIMIT = 2**63
+"""Seeds are whole numbers from 0 up to, not including, this one."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The numbers that a setting may have: at least ``least``, or more than ``above``; less than ``below``."""
+    """The numbers that a setting may have: from ``least`` or above ``above`` to ``most`` or below ``below``."""
 
     least: float = -math.inf
     above: float = -math.inf
     below: float = math.inf
+    most: float = math.inf
 
     def holds(self, number: float) -> bool:
         """Whether a number is within the bounds; NaN and infinity never are."""
         # A whole number may be too large for a float.
         finite = isinstance(number, int) or math.isfinite(number)
-        return finite and self.least <= number < self.below and number > self.above
+        return finite and self.least <= number <= self.most and self.above < number < self.below
 
     def __str__(self) -> str:
         parts = []
@@ -35,6 +38,8 @@ class Bound:
             parts.append(f"above {self.above}")
         if self.below < math.inf:
             parts.append(f"below {self.below}")
+        if self.most < math.inf:
+            parts.append(f"at most {self.most}")
         return " and ".join(parts)
 
 

@@ -21,7 +21,6 @@ import tyro
 
 from kvmgan.config import Options, flatten
 from kvmgan.config_file import load_options
-from kvmgan.data.workers import loss_of_worker
 from kvmgan.errors import UserError
 from kvmgan.presets import preset_options
 from kvmgan.runs.interruption import Interrupted
@@ -143,6 +142,9 @@ def run_command(action: Callable[[Sequence[str]], None], argv: Sequence[str] | N
         print("stopped: nothing reads the output any longer", file=sys.stderr)
         return 128 + signal.SIGPIPE
     except Exception as error:
+        # Imported here, as torch is by it: a command whose words are wrong ends before that.
+        from kvmgan.data.workers import loss_of_worker
+
         if (lost := loss_of_worker(error)) is not None:
             return _fail(str(lost))
         if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:

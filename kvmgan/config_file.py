@@ -6,7 +6,7 @@ import dataclasses
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
@@ -14,15 +14,18 @@ from kvmgan.bounds import setting_types
 from kvmgan.config import Options, validate
 from kvmgan.errors import UserError
 
+Settings = TypeVar("Settings")
+
 
 def to_yaml(options: Options) -> str:
     """The options as YAML, groups in the order of their definition."""
-    return yaml.safe_dump(_plain(options), sort_keys=False)
+    return yaml.safe_dump(plain_settings(options), sort_keys=False)
 
 
-def _plain(value: Any) -> Any:
+def plain_settings(value: Any) -> Any:
+    """Settings as what YAML and JSON can hold: groups as dictionaries, tuples as lists, paths as text."""
     if dataclasses.is_dataclass(value):
-        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        return {item.name: plain_settings(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, tuple):
         return list(value)
     return str(value) if isinstance(value, Path) else value
@@ -44,13 +47,17 @@ def load_options(path: Path, advice: str = "name a run folder or a checkpoint th
         raise UserError(f"{path} can't be read ({error.strerror}): {advice}") from None
     except (yaml.YAMLError, UnicodeDecodeError):
         raise UserError(f"{path} is not readable as YAML: restore it or name another") from None
-    options = _build(Options(), values, path, "")
+    options = restore_settings(Options(), values, path)
     validate(options)
     return options
 
 
-def _build(default: Any, values: Any, path: Path, prefix: str) -> Any:
-    """The dataclass ``default`` with ``values`` put in, group by group; others keep their default."""
+def restore_settings(default: Settings, values: Any, path: Path, prefix: str = "") -> Settings:
+    """The dataclass ``default`` with the ``values`` of YAML or JSON put in, group by group; others keep their default.
+
+    Raises:
+        UserError: names ``path``, the setting below ``prefix`` and what came, if it is unknown or of another type.
+    """
     if not isinstance(values, Mapping):
         raise UserError(f"{path}: {prefix.rstrip('.') or 'the file'} must hold named settings, not {values!r}")
     kinds = setting_types(type(default))
@@ -60,7 +67,7 @@ def _build(default: Any, values: Any, path: Path, prefix: str) -> Any:
             raise UserError(f"{path}: unknown setting {prefix}{name}; known are {', '.join(kinds)}")
         before = getattr(default, name)
         if dataclasses.is_dataclass(before):
-            changes[name] = _build(before, value, path, f"{prefix}{name}.")
+            changes[name] = restore_settings(before, value, path, f"{prefix}{name}.")
         else:
             changes[name] = _restore(kinds[name], value, f"{path}: {prefix}{name} is {value!r}")
     return dataclasses.replace(default, **changes)

@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import torch
 import tyro
 
 from kvmgan.bounds import Bound, Count, CountOrZero, check_bounds
 from kvmgan.command_line import default_cache_dir, parse, run_command
 from kvmgan.config import EvaluationOptions, Options, validate
 from kvmgan.errors import UserError
-from kvmgan.evaluation.evaluator import Evaluator
-from kvmgan.evaluation.panel import PROTOCOLS, Panel, build_panel, parse_metrics, settle_protocol
-from kvmgan.evaluation.published import published_rows
-from kvmgan.evaluation.tables import latex, markdown
-from kvmgan.files import check_writable, write_text
-from kvmgan.metrics.metric_rows import append_metrics, format_metrics
-from kvmgan.parallel import processes
-from kvmgan.parallel.processes import joined
-from kvmgan.runs.interruption import SignalGuard
-from kvmgan.runs.run_folder import metrics_path
-from kvmgan.training.checkpoint import Checkpoint, load_checkpoint
-from kvmgan.training.datasets import data_root, find_prepared, load_test_split
-from kvmgan.training.device import resolve_device, set_products, set_threads
 
 PROG = "python -m kvmgan.evaluate"
 
@@ -86,48 +72,22 @@ def _evaluate(argv: Sequence[str]) -> None:
         raise UserError(f"no run is named: {PROG} RUN_OR_CHECKPOINT...")
     if first.data_root is not None and not first.data_root.is_dir():
         raise UserError(f"--data-root {first.data_root} is no folder: name the one that holds the data")
-    if first.protocol not in ("auto", *PROTOCOLS):
-        raise UserError(f"--protocol is {first.protocol!r}: choose auto, {', '.join(PROTOCOLS)}")
-    weights = first.weights_dir or first.cache_dir / "weights"
-    settled = settle_protocol(parse_metrics(first.metrics), first.protocol, weights)
-    device = resolve_device(first.device, "--device")
-    set_threads(first.threads)
-    # A figure that others compare with theirs: no product is rounded to TF32.
-    set_products(tf32=False, benchmark=True)
-    with joined(device) as own:
-        _evaluate_on(first, argv, settled, weights, own)
+    # Imported here: torch takes seconds, and whoever mistypes an option needn't wait for them.
+    from kvmgan.actions.evaluate import Judgement, evaluate
 
-
-def _evaluate_on(
-    first: EvaluateCommand,
-    argv: Sequence[str],
-    settled: tuple[tuple[str, ...], str],
-    weights: Path,
-    device: torch.device,
-) -> None:
-    with SignalGuard("the metrics of this run were not written"):
-        # Every run is found whole, and every file that is written to, before the first picture is made.
-        checkpoints = [load_checkpoint(source).runnable_on(device) for source in first.sources]
-        options = [_resolved(first, argv, checkpoint.options) for checkpoint in checkpoints]
-        for checkpoint in checkpoints if processes.leads() else ():
-            append_metrics(metrics_path(checkpoint.folder), [], checkpoint.step)
-        if first.tables is not None:
-            check_writable(first.tables, "--tables")
-        with processes.leader_first():
-            # What is downloaded is downloaded once.
-            panel = build_panel(
-                *settled,
-                weights,
-                device,
-                captions=first.diversity_captions,
-                draws=first.diversity_draws,
-                lenient=first.metrics == "auto",
-            )
-        named = {}
-        for checkpoint, own in zip(checkpoints, options, strict=True):
-            named[_name(checkpoint, named)] = _score(checkpoint, own, first.cache_dir, panel, device)
-    if first.tables is not None and processes.leads():
-        _write_tables(first.tables, named, first.published, {own.preset for own in options})
+    judgement = Judgement(
+        metrics=first.metrics,
+        protocol=first.protocol,
+        diversity_captions=first.diversity_captions,
+        diversity_draws=first.diversity_draws,
+        tables=first.tables,
+        published=first.published,
+        device=first.device,
+        threads=first.threads,
+        cache_dir=first.cache_dir,
+        weights_dir=first.weights_dir or first.cache_dir / "weights",
+    )
+    evaluate(first.sources, judgement, lambda own: _resolved(first, argv, own))
 
 
 def _resolved(first: EvaluateCommand, argv: Sequence[str], own: Options) -> Options:
@@ -142,40 +102,6 @@ def _resolved(first: EvaluateCommand, argv: Sequence[str], own: Options) -> Opti
         options = dataclasses.replace(options, data=dataclasses.replace(options.data, root=command.data_root))
     validate(options)
     return options
-
-
-def _score(
-    checkpoint: Checkpoint, options: Options, cache_dir: Path, panel: Panel, device: torch.device
-) -> list[dict[str, Any]]:
-    """Score a checkpoint; prints the figures and adds them to the run's."""
-    encoders = checkpoint.encoders().to(device)
-    root = data_root(options.data, cache_dir)
-    prepared = find_prepared(cache_dir, root, options.sizes)
-    dataset, truth = load_test_split(options.data, options.sizes, root, encoders.vocabulary, prepared)
-    evaluator = Evaluator(encoders, dataset, truth, options.evaluation, device, panel, cache_dir)
-    rows = evaluator.score_average(checkpoint.generator().to(device), options.model, options.training.seed)
-    print(format_metrics(rows))
-    metrics = metrics_path(checkpoint.folder)
-    if processes.leads():
-        append_metrics(metrics, rows, checkpoint.step)
-    print(f"metrics: {metrics}")
-    return rows
-
-
-def _name(checkpoint: Checkpoint, taken: Mapping[str, object]) -> str:
-    """What a checkpoint is called in tables: its run and step, or its whole path where that is taken."""
-    run = checkpoint.folder.parent.parent.name
-    name = f"{run}, step {checkpoint.step}"
-    return name if name not in taken else str(checkpoint.folder)
-
-
-def _write_tables(folder: Path, named: Mapping[str, list[dict[str, Any]]], published: str, presets: set[str]) -> None:
-    if published == "auto":
-        published = presets.pop() if len(presets) == 1 else "none"
-    rows = {"": published_rows(published)} if published in ("cub", "coco") else {}
-    for name, text in (("metrics.md", markdown(rows | named)), ("metrics.tex", latex(rows | named))):
-        write_text(folder / name, text)
-        print(f"table: {folder / name}")
 
 
 if __name__ == "__main__":

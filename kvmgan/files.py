@@ -1,9 +1,8 @@
-"""Text, JSON and tensor files: read with clear errors, written whole or not at all."""
+"""Text and JSON files: read with clear errors, written whole or not at all."""
 
 from __future__ import annotations
 
 import codecs
-import errno
 import fcntl
 import hashlib
 import json
@@ -11,14 +10,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import safetensors.torch
-from safetensors import SafetensorError
-from torch import Tensor
 
 from kvmgan.errors import MissingFileError, UndecodableError, UserError
 
@@ -73,47 +68,6 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-def on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of tensors on the host, which share nothing with them or with each other."""
-    # A clone each: safetensors refuses tensors that share storage, as an LSTM's flattened weights do.
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors of any device as one safetensors file, atomically. Raises as `write_tensors` does."""
-    write_tensors(path, on_host(tensors))
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write what :func:`on_host` returned as one safetensors file, atomically.
-
-    Raises:
-        OSError: if it can't be written.
-    """
-    with atomic_file(path) as temporary:
-        try:
-            safetensors.torch.save_file(dict(tensors), temporary)
-        except SafetensorError as error:
-            # What the file system says comes in its own type, the number in words.
-            found = re.search(r"os error (\d+)", str(error))
-            number = int(found.group(1)) if found else errno.EIO
-            raise OSError(number, os.strerror(number) if found else str(error), str(path)) from None
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file onto the CPU.
-
-    Raises:
-        UserError: if the file is missing or damaged.
-    """
-    try:
-        return safetensors.torch.load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: restore it or name another checkpoint") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is corrupt ({error}): restore it or name another checkpoint") from None
 
 
 def file_digest(path: Path) -> str:

@@ -8,22 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 
 from kvmgan.command_line import default_cache_dir, parse, run_command, starting_options
 from kvmgan.config import Options, validate
 from kvmgan.config_file import to_yaml
-from kvmgan.evaluation.evaluator import Evaluator
-from kvmgan.metrics.metric_rows import format_metrics
-from kvmgan.parallel import processes
-from kvmgan.parallel.processes import joined
-from kvmgan.runs.interruption import SignalGuard
-from kvmgan.runs.progress import Phases
-from kvmgan.training.datasets import data_root, find_prepared, fit_to_data, load_splits
-from kvmgan.training.device import resolve_device, set_threads
-from kvmgan.training.encoder_cache import ensure_encoders
-from kvmgan.training.preflight import prepare
 
 PROG = "python -m kvmgan.pretrain"
 
@@ -52,30 +41,10 @@ def _pretrain(argv: Sequence[str]) -> None:
     if command.dry_run:
         print(to_yaml(command.options), end="")
         return
-    device = resolve_device(command.options.training.device)
-    set_threads(command.options.training.threads)
-    with joined(device) as own:
-        _pretrain_on(command, own)
+    # Imported here: torch takes seconds, and whoever mistypes an option needn't wait for them.
+    from kvmgan.actions.pretrain import pretrain
 
-
-def _pretrain_on(command: PretrainCommand, device: torch.device) -> None:
-    phases = Phases()
-    with SignalGuard("finished phases stay in the cache") as guard:
-        options = prepare(command.options, {"--cache-dir": command.cache_dir}, device)
-        root = data_root(options.data, command.cache_dir)
-        phases.end("drawing")
-        splits = load_splits(
-            options.data, options.sizes, root, prepared=find_prepared(command.cache_dir, root, options.sizes)
-        )
-        options = fit_to_data(options, splits)
-        processes.check_shares("--damsm.batch-size", options.damsm.batch_size)
-        phases.end("loading")
-        encoders = ensure_encoders(splits, options, command.cache_dir, device, phases, guard)
-        # Real pictures alone: how well the encoders do on classes that they haven't seen.
-        evaluator = Evaluator(encoders, splits.test, splits.truth, options.evaluation, device)
-        print(format_metrics(evaluator.score({})))
-        phases.end("evaluation")
-    print(f"times: {phases.summary()}")
+    pretrain(command.options, command.cache_dir)
 
 
 if __name__ == "__main__":

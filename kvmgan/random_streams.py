@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SEED_LIMIT = 2**63
-"""Seeds are whole numbers from 0 up to, not including, this one."""
+from kvmgan.bounds import SEED_LIMIT
 
 
 def numpy_stream(seed: int, purpose: str, *position: int) -> np.random.Generator:

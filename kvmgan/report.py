@@ -11,9 +11,6 @@ import tyro
 
 from kvmgan.command_line import parse, run_command
 from kvmgan.errors import UserError
-from kvmgan.files import check_writable, write_text
-from kvmgan.reporting.page import make_page
-from kvmgan.reporting.run_record import read_runs
 
 PROG = "python -m kvmgan.report"
 
@@ -37,11 +34,10 @@ def _report(argv: Sequence[str]) -> None:
     command = parse(ReportCommand, argv, prog=PROG)
     if not command.runs:
         raise UserError(f"no run is named: {PROG} RUN...")
-    runs = read_runs(command.runs)
-    out = command.out or command.runs[0] / "report.html"
-    check_writable(out.parent, "--out")
-    write_text(out, make_page(runs))
-    print(f"report: {out}")
+    # Imported here: it takes seconds, and whoever mistypes an option needn't wait for them.
+    from kvmgan.actions.report import report
+
+    report(command.runs, command.out or command.runs[0] / "report.html")
 
 
 if __name__ == "__main__":

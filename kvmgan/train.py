@@ -2,59 +2,20 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import tyro
 
 from kvmgan.command_line import default_cache_dir, parse, peek, run_command, starting_options
-from kvmgan.config import Options, flatten, validate
+from kvmgan.config import Options, validate
 from kvmgan.config_file import to_yaml
-from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.errors import UserError
-from kvmgan.files import exclusive, remove_leftovers, write_text
-from kvmgan.parallel import processes
-from kvmgan.parallel.processes import joined
-from kvmgan.presets import preset_options
-from kvmgan.runs.checkpoint_folder import list_checkpoints, newest_whole
-from kvmgan.runs.interruption import SignalGuard
-from kvmgan.runs.launch import remember_launch, run_of_launch, was_started_again
-from kvmgan.runs.progress import Phases
-from kvmgan.runs.run_folder import RunFolder
-from kvmgan.training.checkpoint import Checkpoint, load_checkpoint
-from kvmgan.training.datasets import Splits, data_root, find_prepared, fit_to_data, load_splits
-from kvmgan.training.device import resolve_device, set_products, set_threads
-from kvmgan.training.encoder_cache import ensure_encoders
-from kvmgan.training.loop import Loop
-from kvmgan.training.precision import Precision
-from kvmgan.training.preflight import given_encoders, prepare
-from kvmgan.training.state import TrainingState, initial_state
 
 PROG = "python -m kvmgan.train"
-# Settings that may differ from those that a resumed run began with; a name ending in a dot is a whole group.
-CHANGEABLE = (
-    "evaluation.",
-    "data.root",
-    "data.workers",
-    "model.memory.backend",
-    "training.steps",
-    "training.skip_limit",
-    "training.log_interval",
-    "training.sample_interval",
-    "training.evaluate_interval",
-    "training.checkpoint_interval",
-    "training.keep_checkpoints",
-    "training.keep_interval",
-    "training.device",
-    "training.threads",
-)
 
 
 @dataclass(frozen=True)
@@ -72,6 +33,8 @@ class TrainCommand:
     """Print the resolved options as YAML and stop."""
     profile: int = 0
     """Steps to profile [steps]: writes trace.json into the run folder, prints the ten most expensive things."""
+    wandb: str | None = None
+    """Project of Weights & Biases that figures and pictures are sent to as well, by its own package and login."""
     runs_dir: Path = Path("runs")
     """Folder in which run folders are made."""
     cache_dir: Path = field(default_factory=default_cache_dir)
@@ -84,159 +47,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(argv: Sequence[str]) -> None:
-    command, checkpoint = _parse(argv)
+    path = peek(argv, "--resume")
+    default = TrainCommand(starting_options(argv)) if path is None else _unresumed(argv)
+    command, checkpoint = parse(TrainCommand, argv, prog=PROG, default=default), None
+    if path is not None:
+        # Imported here and below: torch takes seconds, and whoever mistypes an option needn't wait for them.
+        from kvmgan.actions.train import find_resumed, resumed
+
+        checkpoint = find_resumed(Path(path))
+        # Parsed again, now that the run's own settings are known as defaults.
+        command = parse(TrainCommand, argv, prog=PROG, default=TrainCommand(checkpoint.options))
+        checkpoint = resumed(checkpoint, command.options)
     validate(command.options)
     if command.profile < 0:
         raise UserError(f"--profile is {command.profile}: it must be 0 or more")
     if command.dry_run:
         print(to_yaml(command.options), end="")
         return
-    settings = command.options.training
-    device = resolve_device(settings.device)
-    threads = set_threads(settings.threads)
-    set_products(tf32=settings.tf32, benchmark=settings.cudnn_benchmark)
-    with joined(device) as own:
-        command, checkpoint = _agreed(command, checkpoint)
-        precision = Precision.choose(settings.precision, own)
-        together = f"{processes.count()} processes, {own.type}" if processes.count() > 1 else f"device {own}"
-        print(f"{together}, {threads} CPU threads, {precision.name}, torch {torch.__version__}")
-        _train_on(command, checkpoint, precision)
+    from kvmgan.actions.train import Surroundings, train
+
+    around = Surroundings(command.runs_dir, command.cache_dir, command.encoders, command.profile, command.wandb)
+    train(command.options, checkpoint, around)
 
 
-def _train_on(command: TrainCommand, checkpoint: Checkpoint | None, precision: Precision) -> None:
-    phases = Phases()
-    with (
-        SignalGuard("training had not begun, there is nothing to resume; finished phases stay in the cache") as guard,
-        # A run in use is found before anything of it is read or written again; a new one has a folder of its own.
-        _held(checkpoint.folder.parent.parent if checkpoint else None),
-        _begin(command, checkpoint, precision, phases, guard) as loop,
-        _held(None if checkpoint else loop.run_folder.path),
-    ):
-        print(f"run folder: {loop.run_folder.path}")
-        loop.run(guard)
-        phases.end("training")
-        guard.message = f"training is done; for the metrics: python -m kvmgan.evaluate {loop.run_folder.path}"
-        loop.judge()
-        phases.end("evaluation")
-    print(f"times: {phases.summary()}")
-    _say_where(loop.run_folder, loop.state, loop.samples.captions[0])
-
-
-def _held(run: Path | None) -> AbstractContextManager:
-    """The run's folder for this training alone, by the process that leads."""
-    return exclusive(run) if run is not None and processes.leads() else nullcontext()
-
-
-def _parse(argv: Sequence[str]) -> tuple[TrainCommand, Checkpoint | None]:
-    """The command with its options resolved, and the checkpoint that it resumes."""
-    resumed = peek(argv, "--resume")
-    if resumed is None:
-        command = parse(TrainCommand, argv, prog=PROG, default=TrainCommand(starting_options(argv)))
-        return command, None
+def _unresumed(argv: Sequence[str]) -> TrainCommand:
+    """The defaults of a command that resumes a run, as long as the run's own settings aren't known."""
     for option in ("--preset", "--config", "--encoders"):
         if peek(argv, option) is not None:
             raise UserError(f"{option} can't be given with --resume: the run keeps its own settings and encoders")
-    checkpoint = load_checkpoint(Path(resumed), pass_over_damaged=True)
-    newest = list_checkpoints(checkpoint.folder.parent)[-1]
-    # A torn one that was passed over is no reason to refuse the newest that is whole.
-    if newest != checkpoint.folder and checkpoint.folder == Path(resumed):
-        raise UserError(f"{newest} is newer than {checkpoint.folder}: resume the run, or move the newer one away first")
-    command = parse(TrainCommand, argv, prog=PROG, default=TrainCommand(checkpoint.options))
-    _check_unchanged(flatten(checkpoint.options), flatten(command.options))
-    checkpoint.options = command.options
-    return command, checkpoint
-
-
-def _agreed(command: TrainCommand, checkpoint: Checkpoint | None) -> tuple[TrainCommand, Checkpoint | None]:
-    """The command as all processes understand it: which checkpoint is resumed, and, of a command that its launcher has
-    started again, the run that it had begun.
-    """
-    if checkpoint is not None:
-        newest = processes.of_leader(checkpoint.folder)
-        # One of another machine may have looked before the last checkpoint was whole.
-        if newest != checkpoint.folder:
-            checkpoint = replace(load_checkpoint(newest), options=checkpoint.options)
-        return command, checkpoint
-    again = processes.agreed(int(was_started_again()))
-    run = processes.of_leader(run_of_launch(command.runs_dir)) if again else None
-    if run is None:
-        return command, None
-    checkpoint = load_checkpoint(processes.of_leader(newest_whole(run)[0]))
-    print(f"started again: {run} goes on with its settings")
-    return replace(command, options=checkpoint.options, encoders=None), checkpoint
-
-
-def _check_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Find out whether a resume asks for other results; names every setting that it may not change."""
-    changed = [
-        f"--{name.replace('_', '-')} {before[name]} -> {value}"
-        for name, value in after.items()
-        if value != before[name] and not name.startswith(CHANGEABLE)
-    ]
-    if changed:
-        raise UserError(f"{', '.join(changed)}: can't change on --resume; start a new run with --config for that")
-
-
-def _begin(
-    command: TrainCommand, checkpoint: Checkpoint | None, precision: Precision, phases: Phases, guard: SignalGuard
-) -> Loop:
-    """All that comes before the first step: checks, data, encoders, networks, the run's folder."""
-    given, options = given_encoders(command.encoders, command.options)
-    options = prepare(options, {"--runs-dir": command.runs_dir, "--cache-dir": command.cache_dir}, precision.device)
-    if checkpoint is not None:
-        encoders = checkpoint.encoders().to(precision.device)
-        splits = _load(options, command.cache_dir, encoders.vocabulary, phases)
-        _check_shares(options)
-        state, run = checkpoint.restore(precision), RunFolder(checkpoint.folder.parent.parent)
-        if processes.leads():
-            remove_leftovers(run.path)
-            write_text(run.config, to_yaml(options))
-        print(f"resumed at step {checkpoint.step}")
-    else:
-        splits = _load(options, command.cache_dir, given.vocabulary if given else None, phases)
-        options = fit_to_data(options, splits)
-        _check_shares(options)
-        encoders = ensure_encoders(splits, options, command.cache_dir, precision.device, phases, guard, given)
-        state = initial_state(options.model, options.discriminator, options.training, options.damsm.word_dim, precision)
-        run = None
-        if processes.leads():
-            run = RunFolder.create(command.runs_dir, _run_name(options), options)
-            remember_launch(run.path)
-        run = processes.of_leader(run)
-    return Loop(run, options, state, splits, encoders, precision, command.profile)
-
-
-def _load(options: Options, cache_dir: Path, vocabulary: Vocabulary | None, phases: Phases) -> Splits:
-    root = data_root(options.data, cache_dir)
-    phases.end("drawing")
-    prepared = find_prepared(cache_dir, root, options.sizes)
-    splits = load_splits(options.data, options.sizes, root, vocabulary, prepared)
-    print(f"data: {root} ({options.data.name}): {len(splits.train)} train and {len(splits.test)} test images")
-    phases.end("loading")
-    return splits
-
-
-def _check_shares(options: Options) -> None:
-    """Find out before pretraining whether the processes can share every batch."""
-    processes.check_shares("--damsm.batch-size", options.damsm.batch_size)
-    processes.check_shares("--training.batch-size", options.training.batch_size, options.training.accumulation)
-
-
-def _run_name(options: Options) -> str:
-    """The name of a run: its own, its preset's, or its data folder's where the data isn't the preset's."""
-    if options.name is not None:
-        return options.name
-    if options.data.root is None or options.data.name == preset_options(options.preset).data.name:
-        return options.preset
-    return re.sub(r"[^\w.-]+", "-", options.data.root.resolve().name).strip("-") or options.data.name
-
-
-def _say_where(run: RunFolder, state: TrainingState, caption: str) -> None:
-    name = f"step-{state.step:06d}"
-    print(f"pictures:   {run.samples / name}.png, stages {run.stages / name}.png")
-    print(f"metrics:    {run.metrics}")
-    print(f"checkpoint: {run.checkpoints / name}")
-    print(f"try:        python -m kvmgan.sample {shlex.quote(str(run.path))} {shlex.quote(caption)}")
+    return TrainCommand()
 
 
 if __name__ == "__main__":

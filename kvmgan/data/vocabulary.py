@@ -40,6 +40,10 @@ class Vocabulary:
         """Return the number of indices, padding included."""
         return len(self.words)
 
+    def __contains__(self, word: str) -> bool:
+        """Return whether a lower-case word is known."""
+        return word in self._index
+
     def encode(self, text: str) -> list[int]:
         """Return the indices of the known words of `text`, at least one; unknown words are dropped.
 

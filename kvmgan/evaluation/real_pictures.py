@@ -12,10 +12,11 @@ from kvmgan.data.batches import evaluation_batches
 from kvmgan.data.dataset import TextImageDataset
 from kvmgan.data.pixels import DECODING_VERSION
 from kvmgan.errors import UserError
-from kvmgan.files import file_digest, load_tensors, save_tensors
+from kvmgan.files import file_digest
 from kvmgan.metrics.seen import Seen, Watcher, see
 from kvmgan.parallel import processes
 from kvmgan.parallel.shares import own_share, together
+from kvmgan.storage.tensor_file import load_tensors, save_tensors
 
 # Raise it when an extractor comes to see other numbers in the same pictures.
 EXTRACTION_VERSION = 1

@@ -1,8 +1,9 @@
-"""Tensors to pictures, text below pictures, and PNG files."""
+"""Tensors to pictures, text beside pictures, and PNG files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -18,9 +19,19 @@ MARGIN = 8
 
 
 def to_picture(image: Tensor, side: int | None = None) -> Image.Image:
-    """A picture from (3, s, s) in [-1, 1], enlarged to ``side`` pixels by repeating pixels."""
+    """A picture from (3, s, s) in [-1, 1], enlarged to ``side`` pixels as :func:`enlarged` does."""
     picture = Image.fromarray(to_bytes(image).cpu().permute(1, 2, 0).contiguous().numpy())
-    return picture if side is None else picture.resize((side, side), Image.Resampling.NEAREST)
+    return picture if side is None else enlarged(picture, side)
+
+
+def to_pictures(images: Tensor) -> list[Image.Image]:
+    """Pictures from (B, 3, s, s) in [-1, 1]."""
+    return [to_picture(image) for image in images]
+
+
+def enlarged(picture: Image.Image, side: int) -> Image.Image:
+    """A square picture at ``side`` pixels by repeating pixels: what the model drew, nothing smoothed over it."""
+    return picture.resize((side, side), Image.Resampling.NEAREST)
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
@@ -36,15 +47,16 @@ def save_png(picture: Image.Image, path: Path) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
+@cache
 def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     """Pillow's own font at ``size`` pixels."""
     return ImageFont.load_default(size)
 
 
 def wrap(text: str, width: int, size: int) -> list[str]:
-    """Break text into lines of at most ``width`` pixels; a longer word stands alone."""
+    """Break text into lines of at most ``width`` pixels; a longer word is cut where the line ends."""
     lines: list[str] = []
-    for word in text.split():
+    for word in (piece for whole in text.split() for piece in _pieces(whole, width, size)):
         joined = f"{lines[-1]} {word}" if lines else word
         if lines and font(size).getlength(joined) <= width:
             lines[-1] = joined
@@ -63,3 +75,13 @@ def write_lines(canvas: Image.Image, lines: Sequence[str], left: int, top: int, 
 def line_height(size: int) -> int:
     """Distance of lines of text [pixels]."""
     return round(size * 1.25)
+
+
+def _pieces(word: str, width: int, size: int) -> list[str]:
+    """The word, or its stretches that fit into ``width`` pixels, one letter at least."""
+    pieces = [""]
+    for letter in word:
+        if pieces[-1] and font(size).getlength(pieces[-1] + letter) > width:
+            pieces.append("")
+        pieces[-1] += letter
+    return pieces

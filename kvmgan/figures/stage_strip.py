@@ -1,30 +1,30 @@
-"""The stages of a picture side by side, from coarse to fine."""
+"""The stages of pictures side by side, from coarse to fine, behind their captions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from PIL import Image
-from torch import Tensor
 
-from kvmgan.figures.pictures import BACKGROUND, MARGIN, line_height, to_picture, write_lines
-
-TEXT_SIZE = 13
+from kvmgan.figures.captioned_rows import captioned_rows
 
 
-def stage_strip(stages: Sequence[Tensor], *, side: int = 192) -> Image.Image:
-    """Draw stages (B, 3, s, s) in [-1, 1], one row an image, one column a stage, all enlarged to one size.
+def stage_strip(
+    captions: Sequence[str], stages: Sequence[Sequence[Image.Image]], real: Sequence[Image.Image] | None = None
+) -> Image.Image:
+    """Draw a row a caption, a column a stage, all enlarged to one size.
 
-    ``side`` is that size [pixels], or the last stage's own if that is larger.
+    Args:
+        stages: of each caption its pictures, from coarse to fine.
+        real: of each caption the real picture that it describes, as the last column.
+
+    Raises:
+        ValueError: there isn't one caption a row of stages, or one real picture.
     """
-    side = max(side, stages[-1].shape[-1])
-    top = MARGIN + line_height(TEXT_SIZE)
-    canvas = Image.new(
-        "RGB", (len(stages) * (side + MARGIN) + MARGIN, top + len(stages[0]) * (side + MARGIN)), BACKGROUND
-    )
-    for column, images in enumerate(stages):
-        left = MARGIN + column * (side + MARGIN)
-        write_lines(canvas, [f"{images.shape[-1]} x {images.shape[-1]} pixels"], left, MARGIN // 2, TEXT_SIZE)
-        for row, image in enumerate(images):
-            canvas.paste(to_picture(image, side), (left, top + row * (side + MARGIN)))
-    return canvas
+    headings = [f"{picture.width} x {picture.width} pixels" for picture in stages[0]] if stages else []
+    if real is None:
+        return captioned_rows(captions, stages, headings, side=192)
+    if len(real) != len(stages):
+        raise ValueError(f"real has {len(real)} pictures, expected one for each of {len(stages)} captions")
+    rows = [[*own, picture] for own, picture in zip(stages, real, strict=True)]
+    return captioned_rows(captions, rows, [*headings, "real"], side=192)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from kvmgan.errors import UserError
-from kvmgan.files import load_tensors
-from kvmgan.pth_file import load_pth
+from kvmgan.storage.pth_file import load_pth
+from kvmgan.storage.tensor_file import load_tensors
 
 _SHOWN = 6
 

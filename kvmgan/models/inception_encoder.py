@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kvmgan.errors import UserError
-from kvmgan.pth_file import load_pth
+from kvmgan.storage.pth_file import load_pth
 
 # torchvision's names, in order. Regions are read after the first row, the global feature after the second.
 LOCAL_LAYERS = (

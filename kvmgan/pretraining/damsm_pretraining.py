@@ -25,7 +25,7 @@ from kvmgan.data.prefetch import prefetched
 from kvmgan.data.samples import Batch
 from kvmgan.data.streams import Images, training_stream
 from kvmgan.errors import UserError
-from kvmgan.files import atomic_folder, load_tensors, save_tensors, write_text
+from kvmgan.files import atomic_folder, write_text
 from kvmgan.losses.damsm import damsm_loss
 from kvmgan.models.finiteness import is_finite
 from kvmgan.models.text_encoder import TextEncoder, word_mask
@@ -41,6 +41,7 @@ from kvmgan.runs.optimizer_files import optimizer_parts, restore_optimizers
 from kvmgan.runs.progress import Progress
 from kvmgan.runs.run_folder import RunFolder
 from kvmgan.runs.run_log import RunLog, SilentLog, run_log
+from kvmgan.storage.tensor_file import load_tensors, save_tensors
 
 # Raise it when the same settings, data and seed come to give other weights: cached encoders are then made anew.
 DAMSM_VERSION = 1

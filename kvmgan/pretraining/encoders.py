@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -13,11 +14,12 @@ from torch import Tensor, nn
 from kvmgan.config import DamsmOptions
 from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.errors import UserError
-from kvmgan.files import load_tensors, read_json, save_tensors, write_text
+from kvmgan.files import read_json, write_text
 from kvmgan.models.attribute_classifier import AttributeClassifier
 from kvmgan.models.image_encoder import SmallImageEncoder
 from kvmgan.models.text_encoder import TextEncoder, word_mask
 from kvmgan.runs.checkpoint_folder import find_checkpoint
+from kvmgan.storage.tensor_file import load_tensors, save_tensors
 
 _SHAPE = "damsm.json"
 
@@ -101,12 +103,23 @@ def load_encoders(folder: Path) -> Encoders:
     Raises:
         UserError: if a file is missing, damaged or doesn't fit the others.
     """
-    vocabulary = Vocabulary.load(folder / "vocabulary.json")
-    shape = _load_shape(folder / _SHAPE)
-    text, image = build_text_encoder(shape, len(vocabulary)), build_image_encoder(shape)
-    load_weights(text, folder / "text_encoder.safetensors")
+    vocabulary, shape, text = load_text_encoder(folder)
+    image = build_image_encoder(shape)
     load_weights(image, folder / "image_encoder.safetensors")
-    return Encoders(vocabulary, shape, _frozen(text), _frozen(image), load_classifier(folder))
+    return Encoders(vocabulary, shape, text, _frozen(image), load_classifier(folder))
+
+
+def load_text_encoder(folder: Path) -> tuple[Vocabulary, EncoderShape, TextEncoder]:
+    """The words, the sizes and the frozen text encoder of a folder of encoders: all that drawing needs of it.
+
+    Raises:
+        UserError: as :func:`load_encoders` does.
+    """
+    vocabulary = Vocabulary.load(folder / "vocabulary.json")
+    shape = load_shape(folder)
+    text = build_text_encoder(shape, len(vocabulary))
+    load_weights(text, folder / "text_encoder.safetensors")
+    return vocabulary, shape, _frozen(text)
 
 
 def save_damsm(folder: Path, vocabulary: Vocabulary, shape: EncoderShape, text: TextEncoder, image: nn.Module) -> None:
@@ -159,10 +172,18 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """Load a module's weights from a safetensors file.
 
     Raises:
-        UserError: if the file is missing, damaged, holds other names or shapes than the module, or a weight that isn't
-            finite.
+        UserError: if the file is missing or damaged, and as :func:`put_weights` does.
     """
-    tensors, wanted = load_tensors(path), module.state_dict()
+    put_weights(module, load_tensors(path), path)
+
+
+def put_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Give a module the weights that were read from the file ``path``.
+
+    Raises:
+        UserError: if they have other names or shapes than the module's, or one isn't finite.
+    """
+    wanted = module.state_dict()
     wrong = sorted(tensors.keys() ^ wanted.keys()) or [n for n in wanted if tensors[n].shape != wanted[n].shape]
     if wrong:
         raise UserError(f"{path} doesn't fit the settings beside it ({wrong[0]} differs): restore the two together")
@@ -172,7 +193,13 @@ def load_weights(module: nn.Module, path: Path) -> None:
     module.load_state_dict(tensors)
 
 
-def _load_shape(path: Path) -> EncoderShape:
+def load_shape(folder: Path) -> EncoderShape:
+    """The sizes of the encoders in ``folder``.
+
+    Raises:
+        UserError: if their file is missing or holds something else.
+    """
+    path = folder / _SHAPE
     content = read_json(path, "the sizes of the encoders")
     try:
         return EncoderShape(**content)

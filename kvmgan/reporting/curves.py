@@ -1,4 +1,4 @@
-"""Curves of several runs over one another, a panel a figure, as one SVG drawing."""
+"""Curves of one run, or of several over one another, a panel a figure, as one drawing."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from kvmgan.errors import UserError
+from kvmgan.files import atomic_file
 from kvmgan.reporting.run_record import Curve, RunRecord
 
 COLUMNS = 3
@@ -28,35 +34,48 @@ def panels(runs: Sequence[RunRecord]) -> dict[str, dict[str, Curve]]:
 
 
 def draw_curves(found: Mapping[str, Mapping[str, Curve]]) -> str:
-    """An SVG element with the panels; a name's colour is the same in all of them.
-
-    Raises:
-        UserError: if matplotlib isn't installed.
-    """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("a report needs matplotlib: pip install -e '.[report]'") from None
-    names = list(dict.fromkeys(name for curves in found.values() for name in curves))
-    rows = math.ceil(len(found) / COLUMNS)
+    """An SVG element with the panels; a name's colour is the same in all of them."""
     # The same numbers give the same file: no time and no random names in it.
     with rc_context({"svg.hashsalt": "kvmgan", "svg.fonttype": "none", "font.size": 8}):
-        figure = Figure(figsize=(4 * COLUMNS, 2.3 * rows), layout="constrained")
-        for number, (title, curves) in enumerate(found.items(), start=1):
-            axes = figure.add_subplot(rows, COLUMNS, number, title=title)
-            axes.grid(alpha=0.3)
-            for name, curve in curves.items():
-                steps, values = zip(*curve, strict=True)
-                marker = "o" if len(curve) == 1 else None
-                axes.plot(steps, values, color=f"C{names.index(name)}", label=name, marker=marker, linewidth=1)
-        if len(names) > 1:
-            handles, labels = figure.axes[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside upper center", ncols=4)
         file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
+        _figure(found).savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
     return text[text.index("<svg") :]
+
+
+def save_curves(found: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
+    """Write the panels as a PNG file, atomically.
+
+    Raises:
+        UserError: if it can't be written.
+    """
+    try:
+        with rc_context({"font.size": 8}), atomic_file(path) as temporary:
+            _figure(found).savefig(temporary, format="png", dpi=110)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def _figure(found: Mapping[str, Mapping[str, Curve]]) -> Figure:
+    names = list(dict.fromkeys(name for curves in found.values() for name in curves))
+    rows = math.ceil(len(found) / COLUMNS)
+    last = max((step for curves in found.values() for curve in curves.values() for step, _ in curve), default=0)
+    figure = Figure(figsize=(4 * COLUMNS, 2.3 * rows), layout="constrained")
+    figure.supxlabel("step")
+    for number, (title, curves) in enumerate(found.items(), start=1):
+        axes = figure.add_subplot(rows, COLUMNS, number, title=title)
+        axes.grid(alpha=0.3)
+        # The same steps in every panel, whatever it has figures of; few of these whole numbers have room.
+        axes.set_xlim(-0.03 * last, 1.03 * last + 1)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        for name, curve in curves.items():
+            steps, values = zip(*curve, strict=True)
+            marker = "o" if len(curve) == 1 else None
+            axes.plot(steps, values, color=f"C{names.index(name)}", label=name, marker=marker, linewidth=1)
+    if len(names) > 1:
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=4)
+    return figure
 
 
 def _place(name: str) -> tuple[int, str]:

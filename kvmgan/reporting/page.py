@@ -17,14 +17,20 @@ from kvmgan.reporting.run_record import RunRecord
 
 # Of the pictures of a run over time, so many are shown, spread evenly, the last among them.
 SHOWN = 6
+# By the name of their folder.
+TITLES = {
+    "samples": "Samples over time: caption, real picture, generated picture",
+    "stages": "Stages, from coarse to fine, and the real picture",
+    "attention": "Attention of each word",
+    "history": "One caption over the training",
+    "seeds": "One caption, several noises",
+    "words": "One word changed at a time",
+    "nearest": "Training pictures that samples are nearest to",
+}
 
 
 def make_page(runs: Sequence[RunRecord]) -> str:
-    """The report of several runs.
-
-    Raises:
-        UserError: if matplotlib isn't installed.
-    """
+    """The report of several runs."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(files("kvmgan.reporting").joinpath("page.html").read_text(encoding="utf-8"))
     found = panels(runs)
@@ -34,6 +40,7 @@ def make_page(runs: Sequence[RunRecord]) -> str:
         metrics=[(run.name, _latest(run)) for run in runs],
         pictures=[(run.name, _pictures(run)) for run in runs],
         names=[run.name for run in runs],
+        titles=TITLES,
         settings=_settings(runs),
     )
 

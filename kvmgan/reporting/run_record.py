@@ -37,13 +37,15 @@ def read_run(path: Path) -> RunRecord:
     run = RunFolder(path)
     if not run.config.is_file():
         raise UserError(f"{path} is no run folder: it should hold config.yaml")
-    kinds = {"samples": run.samples, "stages": run.stages, "attention": run.attention}
+    folders = (run.samples, run.stages, run.attention, run.seeds, run.words, run.nearest)
+    pictures = {folder.name: sorted(folder.glob("step-*.png")) for folder in folders}
+    strip = {run.history.name: [run.history_strip] if run.history_strip.is_file() else []}
     return RunRecord(
         path.resolve().name,
         flatten(load_options(run.config)),
         _curves(run.stats),
         read_steps(run.metrics),
-        {kind: sorted(folder.glob("step-*.png")) for kind, folder in kinds.items()},
+        pictures | strip,
     )
 
 

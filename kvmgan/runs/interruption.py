@@ -6,8 +6,6 @@ import os
 import signal
 from types import FrameType
 
-from kvmgan.parallel import processes
-
 
 class Interrupted(Exception):
     """A signal asked the program to stop; ``signum`` is its number, the message says how to go on."""
@@ -53,6 +51,9 @@ class SignalGuard:
 
         Called after every step, so that all stop after the same one.
         """
+        # Imported here: a command whose words are wrong ends before torch is loaded, and it imports this module.
+        from kvmgan.parallel import processes
+
         self.received = processes.agreed(self.received or 0) or None
 
     def resume(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from tqdm import tqdm
@@ -45,6 +46,13 @@ class Progress:
         self._count += items
         if self._bar is not None:
             self._bar.update()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Context whose time is none of the steps': pictures, a judgement; speed and time left are as without it."""
+        began = time.perf_counter()
+        yield
+        self._mark = self._mark[0] + time.perf_counter() - began, *self._mark[1:]
 
     @property
     def items_per_second(self) -> float:

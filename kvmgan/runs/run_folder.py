@@ -22,6 +22,12 @@ class RunFolder:
         self.samples = path / "samples"
         self.stages = path / "stages"
         self.attention = path / "attention"
+        self.seeds = path / "seeds"
+        self.words = path / "words"
+        self.history = path / "history"
+        self.history_strip = path / "history.png"
+        self.nearest = path / "nearest"
+        self.curves = path / "curves.png"
         self.checkpoints = path / "checkpoints"
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The figures of a run over its steps: a line each in ``stats.jsonl``, and TensorBoard's events."""
+"""The figures and pictures of a run over its steps: in ``stats.jsonl``, TensorBoard, W&B if asked for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,11 +19,25 @@ from kvmgan.files import write_text
 from kvmgan.parallel import processes
 from kvmgan.runs.json_lines import read_steps
 from kvmgan.runs.run_folder import RunFolder
+from kvmgan.runs.wandb_log import WandbLog
 
 
-def run_log(run: RunFolder, step: int) -> RunLog | SilentLog:
-    """The log of a run; that of a process that doesn't lead writes nothing."""
-    return RunLog(run, step) if processes.leads() else SilentLog()
+def run_log(
+    run: RunFolder, step: int, wandb: str | None = None, settings: Mapping[str, Any] | None = None
+) -> RunLog | SilentLog:
+    """The log of a run; that of a process that doesn't lead writes nothing.
+
+    Args:
+        step: after which an earlier process's figures are forgotten.
+        wandb: project of Weights & Biases that is told as well.
+        settings: of the run, for it.
+
+    Raises:
+        UserError: Weights & Biases is asked for and isn't installed or refuses.
+    """
+    if not processes.leads():
+        return SilentLog()
+    return RunLog(run, step, WandbLog(run, wandb, settings or {}) if wandb is not None else None)
 
 
 class SilentLog:
@@ -44,8 +59,8 @@ class SilentLog:
 class RunLog:
     """Context in which figures are written; those after ``step`` are forgotten: a resumed run writes them again."""
 
-    def __init__(self, run: RunFolder, step: int):
-        self._stats = run.stats
+    def __init__(self, run: RunFolder, step: int, wandb: WandbLog | None = None):
+        self._stats, self._wandb = run.stats, wandb
         if self._stats.exists():
             kept = [line for line in read_steps(self._stats) if line["step"] <= step]
             write_text(self._stats, "".join(json.dumps(line) + "\n" for line in kept))
@@ -66,6 +81,8 @@ class RunLog:
                 raise
         finally:
             threading.excepthook = self._hook
+            if self._wandb is not None:
+                self._wandb.close()
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """Add the figures of a step; one that isn't finite becomes null in ``stats.jsonl``."""
@@ -76,11 +93,15 @@ class RunLog:
                 file.write(line)
             for name, value in figures.items():
                 self._events.add_scalar(name, value, step)
+            if self._wandb is not None:
+                self._wandb.write(step, figures)
 
     def show(self, step: int, name: str, picture: Image.Image) -> None:
-        """Put a picture into TensorBoard's events."""
+        """Put a picture beside the figures of a step."""
         with self._writing("TensorBoard's events"):
             self._events.add_image(name, np.asarray(picture), step, dataformats="HWC")
+        if self._wandb is not None:
+            self._wandb.show(step, name, picture)
 
     @contextmanager
     def _writing(self, what: object) -> Iterator[None]:

@@ -18,11 +18,12 @@ from torch import Tensor
 from kvmgan.config import Options
 from kvmgan.config_file import load_options, to_yaml
 from kvmgan.data.vocabulary import Vocabulary
-from kvmgan.files import load_tensors, on_host, write_tensors, write_text
+from kvmgan.files import write_text
 from kvmgan.models.generator import Generator
 from kvmgan.pretraining.encoders import Encoders, load_encoders, load_weights
 from kvmgan.runs.checkpoint_folder import find_checkpoint, newest_whole, read_header, write_checkpoint
 from kvmgan.runs.optimizer_files import optimizer_parts, restore_optimizers
+from kvmgan.storage.tensor_file import load_tensors, on_host, write_tensors
 from kvmgan.training.builders import build_generator
 from kvmgan.training.device import with_runnable_backend
 from kvmgan.training.precision import Precision

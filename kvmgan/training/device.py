@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from kvmem.backends import pick_backend
+from kvmem.backends import backends, pick_backend
 from kvmgan.config import ModelOptions
 from kvmgan.errors import UserError
 
@@ -46,6 +46,32 @@ def with_runnable_backend(model: ModelOptions, device: torch.device) -> ModelOpt
         print(f"note: the memory layers take the fastest backend on {device}, not the run's own: {error}")
         return replace(model, memory=replace(model.memory, backend=None))
     return model
+
+
+def memory_backend(model: ModelOptions, device: torch.device) -> str:
+    """Which kvmem backend computes a model's memory layers on ``device``, and why: for people to read.
+
+    Raises:
+        UserError: if the one that is asked for can't run there.
+    """
+    asked = model.memory.backend
+    try:
+        chosen = pick_backend(asked, device)
+    except (RuntimeError, ValueError) as error:
+        option = f"--model.memory.backend {asked}" if asked else "the environment variable KVMEM_BACKEND"
+        raise UserError(f"{option}: the generator can't run on {device}: {error}") from None
+    if asked is not None:
+        why = "as --model.memory.backend says"
+    elif os.environ.get("KVMEM_BACKEND"):
+        why = "as the environment variable KVMEM_BACKEND says"
+    else:
+        why = f"the fastest that can run on {device}"
+    status = backends()
+    text = f"backend {chosen}, {why} ({status[chosen].reason})"
+    if asked is None and chosen == "eager":
+        # Nobody wants the slowest one: what keeps the others from running?
+        text += "".join(f"; no {name}: {one.reason}" for name, one in status.items() if not one.available)
+    return text
 
 
 def set_threads(threads: int) -> int:

@@ -1,7 +1,8 @@
-"""Pictures of fixed captions from fixed noise, written into a run folder over time."""
+"""Captions that are drawn again and again during a run, from noise that stays the same."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,22 +10,17 @@ from PIL import Image
 from torch import Tensor
 
 from kvmgan.data.dataset import TextImageDataset
-from kvmgan.figures.attention_maps import attention_maps
-from kvmgan.figures.pictures import save_png
-from kvmgan.figures.sample_grid import sample_grid
-from kvmgan.figures.stage_strip import stage_strip
+from kvmgan.data.samples import pad
+from kvmgan.data.vocabulary import select_words
 from kvmgan.models.generator import Generator, GeneratorOutput
 from kvmgan.models.memory_watch import watch_memory
 from kvmgan.pretraining.encoders import Encoders
 from kvmgan.random_streams import normal_noise
-from kvmgan.runs.run_folder import RunFolder
-
-STRIP_ROWS = 4
 
 
 @dataclass
 class FixedSamples:
-    """N test captions, encoded, their noise (N, Z) and the noise of their conditions (N, C).
+    """N captions, encoded, their noise (N, Z) and the noise of their conditions (N, C).
 
     texts: the words of each caption as the model reads them.
     """
@@ -53,39 +49,52 @@ class FixedSamples:
         """Gates and addresses of the memory layers, by :func:`kvmgan.models.memory_watch.watch_memory`."""
         return watch_memory(generator, self.noise, self.sentence, self.words, self.mask, self.condition_noise)
 
-    def save(self, generator: Generator, run: RunFolder, step: int) -> dict[str, Image.Image]:
-        """Write ``step-<step>.png`` into ``samples/``, ``stages/`` and, of models that attend to words, ``attention/``.
 
-        The last is of the first caption. Returns the pictures by their folder's name.
-        """
-        made = self.draw(generator, return_attention=True)
-        pictures = {
-            run.samples: sample_grid(made.images[-1], self.captions),
-            run.stages: stage_strip([images[:STRIP_ROWS] for images in made.images]),
-        }
-        if made.attention:
-            pictures[run.attention] = attention_maps(made.images[-1][0], made.attention[-1][0], self.texts[0])
-        for folder, picture in pictures.items():
-            save_png(picture, folder / f"step-{step:06d}.png")
-        return {folder.name: picture for folder, picture in pictures.items()}
+def encode_samples(
+    captions: Sequence[str], encoders: Encoders, max_words: int, noise: Tensor, dims: tuple[int, int]
+) -> FixedSamples:
+    """Captions of the noise (N, Z + C), which may be on any device; each holds a known word.
+
+    Args:
+        max_words: words kept of a caption, the first ones.
+        dims: Z and C, lengths of the noise and of the condition.
+    """
+    vocabulary = encoders.vocabulary
+    padded = [pad(select_words(vocabulary.encode(caption), max_words, None), max_words) for caption in captions]
+    words, sentence, mask = encoders.encode(
+        torch.stack([tokens for tokens, _ in padded]), torch.tensor([length for _, length in padded])
+    )
+    return FixedSamples(
+        list(captions),
+        [[vocabulary.words[token] for token in tokens[:length].tolist()] for tokens, length in padded],
+        words,
+        sentence,
+        mask,
+        *noise.to(sentence.device).split(dims, dim=1),
+    )
 
 
 def fixed_samples(
-    dataset: TextImageDataset, encoders: Encoders, dims: tuple[int, int], *, count: int, seed: int, device: torch.device
+    dataset: TextImageDataset, encoders: Encoders, dims: tuple[int, int], *, count: int, seed: int
 ) -> FixedSamples:
     """The first usable captions of up to ``count`` pictures of a data set, spread evenly.
 
     Args:
         dims: lengths of the noise and of the condition, both drawn from the seed.
     """
+    places = sample_places(dataset, count)
+    captions = [dataset.records[place].captions[dataset.usable_captions(place)[0]] for place in places]
+    drawn = normal_noise((len(places), sum(dims)), seed, "fixed samples")
+    return encode_samples(captions, encoders, dataset.max_words, drawn, dims)
+
+
+def real_pictures(dataset: TextImageDataset, count: int) -> list[Image.Image]:
+    """The real pictures of :func:`fixed_samples`, their centres, as large as the model draws."""
+    pixels = [dataset.evaluation_sample(place, 0).pixels for place in sample_places(dataset, count)]
+    return [Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()) for picture in pixels]
+
+
+def sample_places(dataset: TextImageDataset, count: int) -> list[int]:
+    """Places of up to ``count`` records, spread evenly."""
     count = min(count, len(dataset))
-    chosen = [number * len(dataset) // count for number in range(count)]
-    captions = [dataset.usable_captions(index)[0] for index in chosen]
-    encoded = [dataset.encode_caption(index, caption) for index, caption in zip(chosen, captions, strict=True)]
-    drawn = normal_noise((count, sum(dims)), seed, "fixed samples").to(device)
-    return FixedSamples(
-        [dataset.records[index].captions[caption] for index, caption in zip(chosen, captions, strict=True)],
-        [[dataset.vocabulary.words[token] for token in tokens[:length].tolist()] for tokens, length in encoded],
-        *encoders.encode(torch.stack([tokens for tokens, _ in encoded]), torch.tensor([n for _, n in encoded])),
-        *drawn.split(dims, dim=1),
-    )
+    return [number * len(dataset) // count for number in range(count)]

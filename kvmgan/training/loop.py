@@ -10,12 +10,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from kvmgan.config import Options
+from kvmgan.config import Options, flatten
+from kvmgan.data.pixels import to_bytes
 from kvmgan.data.prefetch import prefetched
 from kvmgan.data.samples import Batch
 from kvmgan.data.streams import training_stream
 from kvmgan.errors import UserError
 from kvmgan.evaluation.evaluator import Evaluator
+from kvmgan.figures.pictures import save_png
 from kvmgan.files import read_json, write_text
 from kvmgan.metrics.metric_rows import append_metrics, format_metrics
 from kvmgan.parallel import processes
@@ -31,10 +33,14 @@ from kvmgan.runs.run_log import run_log
 from kvmgan.runs.spans import span
 from kvmgan.training.checkpoint import save_checkpoint, snapshot
 from kvmgan.training.datasets import Splits
-from kvmgan.training.fixed_samples import FixedSamples, fixed_samples
+from kvmgan.training.nearest_pictures import nearest_figure
 from kvmgan.training.precision import Precision
+from kvmgan.training.run_pictures import RunPictures
 from kvmgan.training.state import TrainingState
 from kvmgan.training.step import TrainingStep
+
+# Samples beside which the nearest training pictures are shown.
+NEAREST_ROWS = 6
 
 
 class Loop:
@@ -49,21 +55,21 @@ class Loop:
         encoders: Encoders,
         precision: Precision,
         profiled_steps: int = 0,
+        wandb: str | None = None,
     ):
         self.run_folder, self.options, self.training = run, options, options.training
         self.state, self.splits, self.encoders, self.device = state, splits, encoders, precision.device
         self.step = TrainingStep(encoders, options.training, options.damsm, precision)
-        self.samples: FixedSamples = fixed_samples(
+        self.pictures = RunPictures(
             splits.test.limited(options.evaluation.max_words),
             encoders,
             (options.model.noise_dim, options.model.condition_dim),
             count=options.training.sample_count,
             seed=options.training.seed,
-            device=precision.device,
         )
         self.evaluator = Evaluator(encoders, splits.test, splits.truth, options.evaluation, precision.device)
         self.writer = BackgroundWriter()
-        self.log = run_log(run, state.step)
+        self.log = run_log(run, state.step, wandb, flatten(options))
         self.profiled_steps = profiled_steps if processes.leads() else 0
         self.best_file = run.path / "best.json"
         self.best = read_json(self.best_file, "the best checkpoint's score") if self.best_file.exists() else None
@@ -90,7 +96,8 @@ class Loop:
             StepProfile(self.profiled_steps, self.run_folder.path) as profile,
         ):
             if state.step == 0:
-                self._draw()
+                with progress.paused():
+                    self._draw()
             for batch in self._batches():
                 losses = self.step(state, batch)
                 progress.advance(processes.count() * len(batch.tokens))
@@ -117,6 +124,17 @@ class Loop:
                 self.best = {"metric": name, "value": row["value"], "step": state.step}
                 if processes.leads():
                     write_text(self.best_file, json.dumps(self.best))
+
+    def draw_nearest(self) -> None:
+        """Write the training pictures that the first samples are nearest to, by the process that leads."""
+        if not processes.leads():
+            return
+        samples, step = self.pictures.samples, self.state.step
+        images = to_bytes(samples.draw(self.state.average.model).images[-1][:NEAREST_ROWS])
+        captions = samples.captions[:NEAREST_ROWS]
+        figure = nearest_figure(images, captions, self.splits.train, self.encoders.image, self.device)
+        save_png(figure, self.run_folder.nearest / f"step-{step:06d}.png")
+        self.log.show(step, self.run_folder.nearest.name, figure)
 
     def _batches(self) -> Iterator[Batch]:
         training = self.training
@@ -150,7 +168,8 @@ class Loop:
         if step % training.checkpoint_interval == 0 or last or judged or kept or guard.received:
             self._save(losses)
         if step % training.sample_interval == 0 or last:
-            self._draw()
+            with progress.paused():
+                self._draw()
         if guard.received or judged or last:
             self.writer.finish()
         if guard.received and not last:
@@ -159,7 +178,8 @@ class Loop:
             # A checkpoint of this step is there: a signal may stop the judgement at once.
             guard.message = f"continue with --resume {self.run_folder.path}"
             guard.resume()
-            self.judge()
+            with progress.paused():
+                self.judge()
             guard.defer()
 
     def _write_losses(self, losses: dict[str, Tensor], progress: Progress) -> None:
@@ -200,9 +220,9 @@ class Loop:
         if not processes.leads():
             return
         average = self.state.average.model
-        for name, picture in self.samples.save(average, self.run_folder, self.state.step).items():
+        for name, picture in self.pictures.save(average, self.run_folder, self.state.step).items():
             self.log.show(self.state.step, name, picture)
-        watched = self.samples.watch(average)
+        watched = self.pictures.samples.watch(average)
         if watched:
             self.log.write(self.state.step, {name: value.item() for name, value in watched.items()})
 

@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
+from kvmgan.bounds import SEED_LIMIT
 from kvmgan.data.procedural.attributes import ATTRIBUTES, IMAGE_ATTRIBUTES, Species, make_species
 from kvmgan.data.procedural.drawing import Drawing, draw_bird_with_box
 from kvmgan.data.procedural.grammar import write_caption
 from kvmgan.errors import UserError
 from kvmgan.files import read_json, read_lines
-from kvmgan.random_streams import SEED_LIMIT
 
 # Raise it whenever the same settings give other drawings or captions, so that no old folder is taken for a new one.
 _DRAWING_VERSION = 1

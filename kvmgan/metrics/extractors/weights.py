@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from kvmgan.errors import UserError
-from kvmgan.pth_file import load_pth
+from kvmgan.storage.pth_file import load_pth
 
 
 def at_hand(url: str, folder: Path) -> Path | None:

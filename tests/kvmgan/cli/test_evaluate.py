@@ -28,7 +28,7 @@ def no_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise AssertionError("scored, or loaded, what should have been refused before")
 
-    monkeypatch.setattr(evaluate, "Evaluator", fail)
+    monkeypatch.setattr("kvmgan.actions.evaluate.Evaluator", fail)
 
 
 def _rows(run: Path) -> list[dict]:

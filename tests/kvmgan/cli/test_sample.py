@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kvmgan import sample
 from kvmgan.models.generator import Generator
+from kvmgan.pipeline.pipeline import Pipeline
 from kvmgan.random_streams import normal_noise
 from kvmgan.sample import main
 from kvmgan.training.checkpoint import Checkpoint
@@ -160,19 +160,16 @@ def test_a_folder_that_cannot_be_written_is_found_before_drawing(tiny_run, tmp_p
 
 def test_a_disk_that_fills_up_is_one_line(tiny_run, tmp_path, capsys, monkeypatch):
     """What can't be foreseen: the first picture is there, the next one can't be written."""
-    original = sample.to_picture
-    pictures = iter(range(9))
+    original = Image.Image.save
+    saved = iter(range(99))
 
-    def fails_at_the_second(*arguments):
-        picture = original(*arguments)
-        if next(pictures) > 0:
-            picture.save = lambda *_, **__: _raise(OSError(28, "No space left on device"))
-        return picture
+    def fails_at_the_second_caption(picture: Image.Image, *arguments: object, **options: object) -> None:
+        # A picture, its stages and its attention are of the first.
+        if next(saved) >= 3:
+            raise OSError(28, "No space left on device")
+        original(picture, *arguments, **options)
 
-    def _raise(error: Exception):
-        raise error
-
-    monkeypatch.setattr(sample, "to_picture", fails_at_the_second)
+    monkeypatch.setattr(Image.Image, "save", fails_at_the_second_caption)
     out = tmp_path / "out"
     assert main([str(tiny_run), "a red bird", "a blue bird", "--out", str(out)]) == 2
     error = capsys.readouterr().err
@@ -189,3 +186,11 @@ def test_missing_and_corrupt_checkpoints(checkpoint, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "is corrupt: average.safetensors" in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_the_sample_command_draws_what_the_pipeline_draws(tiny_run, tmp_path):
+    caption = "a small red bird"
+    assert main([str(tiny_run), caption, "--seed", "9", "--truncation", "0.5", "--out", str(tmp_path)]) == 0
+    made = Pipeline.from_pretrained(str(tiny_run))(caption, seed=9, truncation=0.5, batch_size=1)[0]
+    with Image.open(tmp_path / "001-a-small-red-bird.png") as picture:
+        assert picture.tobytes() == made.picture.tobytes()

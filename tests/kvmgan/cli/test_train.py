@@ -8,6 +8,7 @@ import shutil
 import pytest
 import yaml
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kvmgan.config import Options, flatten
 from kvmgan.config_file import load_options
@@ -73,13 +74,20 @@ def test_run_folder_is_complete(tiny_run):
         "samples",
         "stages",
         "attention",
+        "seeds",
+        "words",
+        "history",
+        "history.png",
+        "nearest",
+        "curves.png",
         "checkpoints",
     }
     assert len(events) == 1 and names - events == expected
     assert tiny_run.name == "00000-birds-tiny"
     steps = [f"step-{step:06d}.png" for step in (0, 3, 6)]
-    for folder in ("samples", "stages"):
+    for folder in ("samples", "stages", "attention", "seeds", "words", "history"):
         assert sorted(path.name for path in (tiny_run / folder).iterdir()) == steps
+    assert [path.name for path in (tiny_run / "nearest").iterdir()] == ["step-000006.png"]
     assert sorted(path.name for path in (tiny_run / "checkpoints").iterdir()) == ["step-000003", "step-000006"]
     stats = [json.loads(line) for line in (tiny_run / "stats.jsonl").read_text().splitlines()]
     assert [line["step"] for line in stats if "g" in line] == [5, 6]
@@ -88,6 +96,15 @@ def test_run_folder_is_complete(tiny_run):
     assert all(0 < line["write_gate_1"] < 1 and 0 < line["response_gate_1"] < 1 for line in watched)
     assert [line["step"] for line in stats if "r_precision_ema" in line] == [6]
     assert load_options(tiny_run / "config.yaml").training.steps == 6
+
+
+def test_tensorboard_has_figures_beside_the_scalars(tiny_run):
+    """Each figure at every step at which it was drawn."""
+    events = EventAccumulator(str(tiny_run), size_guidance={"images": 0}).Reload()
+    assert {"g", "d32", "write_gate_1", "r_precision_ema"} <= set(events.Tags()["scalars"])
+    expected = {name: [0, 3, 6] for name in ("samples", "stages", "attention", "seeds", "words", "history")}
+    expected["nearest"] = [6]
+    assert {name: [image.step for image in events.Images(name)] for name in events.Tags()["images"]} == expected
 
 
 def test_metrics_name_their_protocol(tiny_run):

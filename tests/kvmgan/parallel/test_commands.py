@@ -19,8 +19,8 @@ from miniature_data import MINIATURES
 from kvmgan.data.__main__ import main as shard
 from kvmgan.errors import UserError
 from kvmgan.evaluate import main as evaluate
-from kvmgan.files import load_tensors
 from kvmgan.parallel.processes import check_shares, joined
+from kvmgan.storage.tensor_file import load_tensors
 from kvmgan.train import main as train
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -13,12 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kvmgan.errors import UserError
 from kvmgan.report import main
-from kvmgan.reporting.curves import draw_curves, panels
+from kvmgan.reporting.curves import draw_curves, panels, save_curves
 from kvmgan.reporting.page import _settings, _spread
 from kvmgan.reporting.run_record import RunRecord, read_run, read_runs
-
-pytest.importorskip("matplotlib")
 
 
 class Elements(html.parser.HTMLParser):
@@ -57,15 +57,25 @@ def test_a_run_is_shown_whole_and_alone(tiny_run, tmp_path, capsys):
     page = Elements(text)
     assert page.open == []
     pictures = [attributes["src"] for tag, attributes in page.found if tag == "img"]
-    # Steps 0, 3 and 6, the last stages, the last attention.
-    assert len(pictures) == 3 + 1 + 1 and all(address.startswith("data:image/png;base64,") for address in pictures)
+    # Steps 0, 3 and 6; the last stages, attention, seeds, words and nearest pictures; the strip over the training.
+    assert len(pictures) == 3 + 5 + 1 and all(address.startswith("data:image/png;base64,") for address in pictures)
     for tag, attributes in page.found:
         for name in ("src", "href", "xlink:href"):
             assert attributes.get(name, "#").startswith(("data:", "#")), (tag, attributes)
     assert "<script" not in text and "url(http" not in text
     rows = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
     assert f"weights {rows[-1]['protocol']['extractor_weights']}" in text
-    for title in ("d32", "damsm_word", "d16_accuracy", "r_precision_ema", "training.seed", "R-precision %"):
+    for title in (
+        "One caption over the training",
+        "One word changed at a time",
+        "nearest to",
+        "d32",
+        "damsm_word",
+        "d16_accuracy",
+        "r_precision_ema",
+        "training.seed",
+        "R-precision %",
+    ):
         assert title in text, title
 
 
@@ -115,6 +125,22 @@ def test_the_same_runs_give_the_same_drawing():
     assert draw_curves(panels(runs)) == draw_curves(panels(runs))
 
 
+def test_curves_are_a_png_too(tmp_path, tiny_run):
+    """Of a run at its end: losses and metrics, both there; nothing temporary beside it, and a full disk is one line."""
+    with Image.open(tiny_run / "curves.png") as image:
+        drawn = np.asarray(image.convert("RGB")).astype(int)
+    found = panels([read_run(tiny_run)])
+    assert {"g", "d32", "r_precision_ema", "attribute_accuracy_ema", "write_gate_1"} <= set(found)
+    assert drawn.shape[0] > 200 * math.ceil(len(found) / 3) and drawn.shape[1] > 1000
+    # The curves' colour is in every row of panels.
+    curve = (np.abs(drawn - (31, 119, 180)).max(axis=2) < 8).any(axis=1)
+    assert all(part.any() for part in np.array_split(curve, math.ceil(len(found) / 3)))
+    save_curves(found, tmp_path / "curves.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+    with pytest.raises(UserError, match=r"curves.png/x.png cannot be written"):
+        save_curves(found, tmp_path / "curves.png" / "x.png")
+
+
 def test_parts_of_losses_have_no_panel():
     assert list(panels([record("one")])) == ["g"]
 
@@ -126,8 +152,9 @@ def test_a_run_that_has_just_begun_or_was_cut_is_shown(tiny_run, tmp_path):
     assert max(step for step, _ in read_run(run).curves["g"]) == 6
     for path in (run / "stats.jsonl", run / "metrics.jsonl"):
         path.unlink()
-    for name in ("samples", "stages", "attention"):
+    for name in ("samples", "stages", "attention", "seeds", "words", "nearest"):
         shutil.rmtree(run / name)
+    (run / "history.png").unlink()
     assert main([str(run)]) == 0
     assert "not judged yet" in (run / "report.html").read_text()
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from kvmgan.files import load_tensors, save_tensors
 from kvmgan.runs.optimizer_files import optimizer_parts, restore_optimizers
+from kvmgan.storage.tensor_file import load_tensors, save_tensors
 
 
 def _train(network: nn.Module, optimizer: torch.optim.Adam, seed: int) -> None:

@@ -33,6 +33,21 @@ def test_speed_and_time_left_are_those_since_the_last_line(clock, capsys):
     assert lines == ["train 20/110  loss 1.23  0 img/s  15:00 left", "train 30/110    8 img/s  0:40 left"]
 
 
+def test_pictures_and_judgements_between_steps_do_not_count(clock, capsys):
+    """Ten steps in five seconds, and a minute in which nothing is stepped: as fast as without it."""
+    with Progress("train", 110) as progress:
+        for _ in range(5):
+            progress.advance(4)
+        clock[0] += 2.5
+        with progress.paused():
+            clock[0] += 60
+        for _ in range(5):
+            progress.advance(4)
+        clock[0] += 2.5
+        progress.report({})
+    assert capsys.readouterr().out == "train 10/110    8 img/s  0:50 left\n"
+
+
 def test_memory_of_the_gpu_is_shown_once_it_is_used(clock, monkeypatch, capsys):
     """The most that was taken; a GPU that is there and not used says nothing."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -16,11 +16,9 @@ from kvmgan.data.records import Record
 from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.pretraining.encoders import Encoders, EncoderShape, build_image_encoder, build_text_encoder
 from kvmgan.random_streams import normal_noise
-from kvmgan.runs.run_folder import RunFolder
 from kvmgan.training.builders import build_generator
 from kvmgan.training.fixed_samples import FixedSamples, fixed_samples
 
-CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
 WORDS = ["a", "red", "bird", "with", *(f"number{place}" for place in range(10))]
 SHAPE = EncoderShape("small", width=4, embedding_dim=8, word_dim=8)
@@ -52,7 +50,7 @@ def made(dataset: TextImageDataset) -> Callable[..., FixedSamples]:
     )
 
     def make(count: int = 4, seed: int = 7) -> FixedSamples:
-        return fixed_samples(dataset.limited(5), encoders, (5, 3), count=count, seed=seed, device=CPU)
+        return fixed_samples(dataset.limited(5), encoders, (5, 3), count=count, seed=seed)
 
     return make
 
@@ -87,19 +85,3 @@ def test_pictures_are_of_the_drawn_condition_and_always_the_same(made):
     assert torch.equal(before, torch.get_rng_state())
     samples.condition_noise = torch.zeros_like(samples.condition_noise)
     assert not torch.equal(first, samples.draw(generator).images[-1])
-
-
-def test_grid_strip_and_attention_of_a_step_are_written(made, tmp_path):
-    run = RunFolder(tmp_path / "run")
-    pictures = made().save(build_generator(MODEL, SHAPE.word_dim, 0).eval(), run, 12)
-    grid, strip = run.samples / "step-000012.png", run.stages / "step-000012.png"
-    attention = run.attention / "step-000012.png"
-    assert {name: picture.size for name, picture in pictures.items()} == {
-        "samples": Image.open(grid).size,
-        "stages": Image.open(strip).size,
-        "attention": Image.open(attention).size,
-    }
-    # Two stages beside each other, up to four pictures below each other.
-    width, height = Image.open(strip).size
-    assert width > 2 * 192 and height > 4 * 192
-    assert Image.open(grid).size[0] > 4 * 192

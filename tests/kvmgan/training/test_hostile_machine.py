@@ -24,10 +24,10 @@ OWN_MOUNTS = ["unshare", "--map-root-user", "--mount"]
 
 @pytest.fixture
 def on_small_disk(tmp_path: Path, subprocess_environment: dict[str, str]) -> Callable[[str], str]:
-    """Runs a shell script where $DISK is a disk of 4 MiB and /dev/shm has 64 KiB; returns all that it printed."""
+    """Runs a shell script where $DISK is a disk of 8 MiB and /dev/shm has 64 KiB; returns all that it printed."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounts = f"mount -t tmpfs -o size=4m tmpfs {disk} && mount -t tmpfs -o size=64k tmpfs /dev/shm"
+    mounts = f"mount -t tmpfs -o size=8m tmpfs {disk} && mount -t tmpfs -o size=64k tmpfs /dev/shm"
     if shutil.which("unshare") is None or subprocess.run([*OWN_MOUNTS, "sh", "-c", mounts]).returncode:
         pytest.skip("this system lets no process have mounts of its own")
 
@@ -80,7 +80,7 @@ def test_a_disk_that_is_full_from_the_start(on_small_disk, tiny_arguments, tmp_p
     output = on_small_disk(
         f"""
         for left in 690 880; do
-            head -c $(( (4096 - left) * 1024 )) /dev/zero > $DISK/filler
+            head -c $(( (8192 - left) * 1024 )) /dev/zero > $DISK/filler
             $TRAIN {words} --cache-dir $DISK/cache --runs-dir $DISK/runs > /dev/null 2> {tmp_path}/error
             echo "full: $? $(wc -l < {tmp_path}/error) $(cat {tmp_path}/error)"
             echo "temporary: $(find $DISK -name '.tmp-*' | wc -l)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Triton reads it when a kernel is defined, which is before any fixture. Without a GPU its interpreter runs the kernels.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# What was started in the background or by nohup ignores these, and so would the trainings that tests interrupt.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
 
 TINY = """
 --data.birds.classes 12 --data.birds.test-classes 4 --data.birds.images-per-class 6 --data.birds.captions-per-image 2

@@ -7,7 +7,7 @@ from dataclasses import replace
 import proofs
 import pytest
 from configurations import SMALL
-from equality import Argument, Tensor, compare
+from equality import Argument, Part, Tensor, compare
 from ptx_entries import Entry
 
 pytestmark = pytest.mark.proof
@@ -72,4 +72,56 @@ def test_the_products(entries: dict[str, Entry], prover: None) -> None:
     ]
     outputs = [Tensor(f"grad of {name}", shape) for name, shape in GRADIENTS.items()]
     report = compare(entry, launch, "products", arguments, outputs, 900)
+    assert report["result"] == "verified", report["diagnostics"]
+
+
+# What forward keeps of an image, in the order of csrc/cuda/layout.h, at one slot and with scalar gates.
+KEPT = {"word_part": M, "gate": 1, "gate_image": 1, "image_part": M, "keys": C, "values": C, "response": 1}
+PLACES = {name: sum(list(KEPT.values())[:i]) for i, name in enumerate(KEPT)}
+MEMORY = Tensor("memory", (sum(KEPT.values()),))
+# Of every step's launch: its reference, what it reads, and what it writes beside the mean.
+STEPS = (
+    (
+        "memory_written",
+        [
+            Argument("sums", Tensor("workspace", (C,))),
+            Argument("words", Tensor("words", (D,))),
+            Argument("gate_word", Tensor("gate_word", (1, D))),
+            Argument("gate_image", Tensor("gate_image", (1, C))),
+            Argument("write_word", Tensor("write_word", (M, D))),
+            Argument("write_word_bias", Tensor("write_word_bias", (M,))),
+            Argument("write_image", Tensor("write_image", (M, C))),
+            Argument("write_image_bias", Tensor("write_image_bias", (M,))),
+        ],
+        [Tensor("mean", (C,)), Part(MEMORY, 0, PLACES["keys"])],
+    ),
+    (
+        "memory_read_out",
+        [
+            *(Argument(name, MEMORY, PLACES[name], KEPT[name]) for name in list(KEPT)[:4]),
+            Argument("key", Tensor("key_weight", (C, M))),
+            Argument("key_bias", Tensor("key_bias", (C,))),
+            Argument("value", Tensor("value_weight", (C, M))),
+            Argument("value_bias", Tensor("value_bias", (C,))),
+        ],
+        [Part(MEMORY, PLACES["keys"], 2 * C)],
+    ),
+    (
+        "memory_response",
+        [
+            Argument("values", MEMORY, PLACES["values"], C),
+            Argument("weight", Tensor("response_gate", (2 * C,)), C, C),
+        ],
+        [Part(MEMORY, PLACES["response"], 1)],
+    ),
+)
+
+
+@pytest.mark.parametrize("step", range(len(STEPS)))
+def test_the_memory_side(entries: dict[str, Entry], prover: None, step: int) -> None:
+    """Each step of the forward pass, as a launch of its own, without φ and σ, which real arithmetic doesn't have."""
+    call = replace(SMALL, dtype="float32", C=C, M=M, D=D, relu=False, linear_write_gate=True)
+    launch = proofs.launches_of("memory_forward_kernel", call.arguments())[step]
+    reference, arguments, outputs = STEPS[step]
+    report = compare(entries[launch.kernel], launch, reference, arguments, outputs, 600)
     assert report["result"] == "verified", report["diagnostics"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,22 @@ class Argument:
         return found
 
 
+@dataclass(frozen=True)
+class Part:
+    """Numbers [first, first + count) of a tensor, which a launch writes."""
+
+    tensor: Tensor
+    first: int
+    count: int
+
+
 def compare(
-    entry: Entry, launch: Launch, reference: str, arguments: list[Argument], outputs: list[Tensor], seconds: float
+    entry: Entry,
+    launch: Launch,
+    reference: str,
+    arguments: list[Argument],
+    outputs: list[Tensor | Part],
+    seconds: float,
 ) -> dict[str, Any]:
     """The prover's report; reference: a file of REFERENCES."""
     from sentryward import verify
@@ -79,7 +93,7 @@ def compare(
         "schema": "spverify.equivalence-mapping.v1",
         "left_inputs": side,
         "right_inputs": side,
-        "outputs": {"kind": "dense_tensors", "tensors": [_output(tensor) for tensor in outputs]},
+        "outputs": {"kind": "dense_tensors", "tensors": [_output(written) for written in outputs]},
         "output_value_semantics": "ideal_real",
         "reference": {"arguments": [argument.binding for argument in arguments]},
     }
@@ -98,10 +112,14 @@ def compare(
         )
 
 
-def _output(tensor: Tensor) -> dict[str, Any]:
+def _output(written: Tensor | Part) -> dict[str, Any]:
+    tensor, shape, offset = written, None, 0
+    if isinstance(written, Part):
+        tensor, shape, offset = written.tensor, (written.count,), written.first * written.tensor.item
+    tensor = tensor if shape is None else replace(tensor, shape=shape)
     sides = {
         f"{side}_{what}": value
         for side in ("left", "right")
-        for what, value in (("allocation", tensor.identity), ("offset", 0), ("strides_bytes", tensor.strides))
+        for what, value in (("allocation", tensor.identity), ("offset", offset), ("strides_bytes", tensor.strides))
     }
     return {**sides, "element_bytes": tensor.item, "shape": list(tensor.shape)}

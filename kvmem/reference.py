@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from kvmem.checks import HALVES
+
 Map = Callable[[Tensor], Tensor]
 
 
@@ -164,7 +166,7 @@ def _in_float32(
     form: Callable[..., tuple[Tensor, Tensor]], image: Tensor, *inputs: Tensor | bool | None
 ) -> tuple[Tensor, Tensor]:
     """What a form gives of tensors of 16 bits, computed in float32 and in the image's type."""
-    if image.dtype not in (torch.float16, torch.bfloat16):
+    if image.dtype not in HALVES:
         return form(image, *inputs)
     wide = (x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
     out, attention = form(image.float(), *wide)

@@ -5,7 +5,6 @@ python tools/prove_kernels.py cluster_forward_kernel bfloat16
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,30 +14,24 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support"), str(ROOT / "tests" /
 
 import proofs  # noqa: E402
 from configurations import PROOFS, Proof, steps_of  # noqa: E402
-from prover import prove  # noqa: E402
+from prover import processor_seconds, prove  # noqa: E402
 
 HEADER = "| kernel | configuration | blocks × cluster | result | seconds |\n|---|---|---|---|---|"
 
 
 def row(proof: Proof) -> str:
-    """seconds: of the processor, which other programs don't lengthen much."""
     launch = proofs.launches_of(proof.kernel, proof.call.arguments())[proof.step]
-    before = _seconds()
+    before = processor_seconds()
     verdict = prove(proofs.entries()[launch.kernel], launch, proof.seconds)
     form = "channels_last" if proof.call.channels_last else "contiguous"
     step = f", step {proof.step}" if steps_of(proof.kernel, proof.call) > 1 else ""
     about = f"{proof.call.direction}, {form}, {proof.about}{step}"
-    result = f"{verdict.result} | {_seconds() - before:.1f}"
+    result = f"{verdict.result} | {processor_seconds() - before:.1f}"
     return f"| `{launch.kernel}` | {about} | {launch.blocks} × {launch.cluster} | {result} |"
 
 
 def rows(words: list[str]) -> Iterator[str]:
     return (row(proof) for proof in PROOFS if all(word in proof.id for word in words))
-
-
-def _seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import struct
 import tempfile
 import time
@@ -33,13 +34,17 @@ MEMORY_LIMIT_MIB = 10_000
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel's launch. parameters: the bytes of its struct; names: of the tensors that addresses in it are of."""
+    """One kernel's launch. parameters: the bytes of its struct; names: of the tensors that addresses in it are of.
+
+    early: its blocks may begin before the launch before it is done, which the prover, seeing one launch, doesn't judge.
+    """
 
     kernel: str
     blocks: int
     threads: int
     cluster: int
     shared_bytes: int
+    early: bool
     parameters: bytes
     names: tuple[str, ...]
 
@@ -73,6 +78,12 @@ def prove(entry: Entry, launch: Launch, seconds: float, exhaustive: bool = True)
             exhaustive_memory_search=exhaustive,
         )
     return Verdict(report["result"], time.perf_counter() - began, tuple(_reasons(report)), report)
+
+
+def processor_seconds() -> float:
+    """What provers have used so far, which other programs don't lengthen much."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def described(entry: Entry, launch: Launch) -> dict[str, Any]:

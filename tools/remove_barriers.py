@@ -5,7 +5,6 @@ python tools/remove_barriers.py [forward|backward]
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +26,7 @@ from faults import (  # noqa: E402
     waits_late,
     without,
 )
-from prover import prove  # noqa: E402
+from prover import processor_seconds, prove  # noqa: E402
 from ptx_entries import Entry  # noqa: E402
 
 HEADER = (
@@ -63,7 +62,7 @@ def faults(entry: Entry) -> Iterator[tuple[str, Entry]]:
 
 def row(direction: str, name: str, broken: Entry) -> str:
     kernel = f"cluster_{direction}_kernel"
-    before = _seconds()
+    before = processor_seconds()
     shown_by = "none of the four"
     for about, call in configurations(direction).items():
         verdict = prove(broken, proofs.launch_of(kernel, call.arguments()), 900)
@@ -76,12 +75,7 @@ def row(direction: str, name: str, broken: Entry) -> str:
         for place in (race["first"], race["second"])
     ]
     shown = ", ".join(pair) or (verdict.reasons[0] if verdict.reasons else "")
-    return f"| {direction} | {name} | {shown_by} | {verdict.result} | {shown} | {_seconds() - before:.0f} |"
-
-
-def _seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return f"| {direction} | {name} | {shown_by} | {verdict.result} | {shown} | {processor_seconds() - before:.0f} |"
 
 
 if __name__ == "__main__":

@@ -10,10 +10,8 @@
 #include <memory>
 #include <optional>
 #include <stdexcept>
-#include <type_traits>
 
-#include "kv_memory.h"
-#include "simt/simt.cuh"
+#include "host_python.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -93,12 +91,7 @@ class Memory {
   }
 
   size_t item() const { return type_ == "float32" ? 4 : 2; }
-  DataType type() const {
-    if (type_ == "float32") return DataType::float32;
-    if (type_ == "bfloat16") return DataType::bfloat16;
-    if (type_ == "float16") return DataType::float16;
-    throw std::invalid_argument("dtype " + type_);
-  }
+  DataType type() const { return data_type(type_); }
 
  private:
   Buffer& make(const char* name, size_t bytes, size_t skew) {
@@ -110,23 +103,6 @@ class Memory {
   int misalignment_;
   std::vector<std::pair<const char*, std::unique_ptr<Buffer>>> buffers_;
 };
-
-constexpr const char* kNames[kAllInputs] = {"image",
-                                         "words",
-                                         "gate_word",
-                                         "gate_image",
-                                         "write_word_weight",
-                                         "write_word_bias",
-                                         "write_image_weight",
-                                         "write_image_bias",
-                                         "key_weight",
-                                         "key_bias",
-                                         "value_weight",
-                                         "value_bias",
-                                         "response_gate_weight",
-                                         "response_gate_bias",
-                                         "keys",
-                                         "values"};
 
 std::vector<int64_t> shape_of(const Array& array) { return {array.shape(), array.shape() + array.ndim()}; }
 
@@ -148,8 +124,8 @@ bool is_wide(const Array& array, const Memory& memory) { return memory.item() ==
 
 // The kernels' pointer to one of a call's inputs, which are wide or not.
 const void* take_input(Input input, const Array& array, bool wide, Memory& memory) {
-  if (static_cast<size_t>(array.itemsize()) != (wide ? 4 : memory.item())) throw std::invalid_argument(kNames[input]);
-  return memory.input(kNames[input], array);
+  if (static_cast<size_t>(array.itemsize()) != (wide ? 4 : memory.item())) throw std::invalid_argument(kInputNames[input]);
+  return memory.input(kInputNames[input], array);
 }
 
 template <typename Arguments>
@@ -208,21 +184,6 @@ void run(const char* (*work)(const void*, void*), const void* arguments, const S
   memory.check_margins();
 }
 
-py::list launches() {
-  py::list list;
-  for (const auto& [kernel, launch, parameters] : simt::host::launched()) {
-    py::dict entry;
-    entry["kernel"] = kernel;
-    entry["blocks"] = launch.blocks;
-    entry["threads"] = launch.threads;
-    entry["cluster"] = launch.cluster;
-    entry["shared_bytes"] = launch.shared_bytes;
-    entry["early"] = launch.early;
-    list.append(entry);
-  }
-  return list;
-}
-
 const char* name_of(cuda::Path path) { return path == cuda::Path::cluster ? "cluster" : "general"; }
 
 py::dict forward(const Inputs& inputs, const std::optional<Array>& mask, bool attention, const Settings& settings) {
@@ -273,7 +234,7 @@ py::dict backward(const Inputs& inputs, const std::optional<Array>& mask, const 
   py::dict result, gradients;
   for (int i = 0; i < kInputs; ++i) {
     if (!needs[i]) continue;
-    gradients[kNames[i]] = memory.array(a.gradients[i], shape_of(inputs[i]), is_wide(inputs[i], memory));
+    gradients[kInputNames[i]] = memory.array(a.gradients[i], shape_of(inputs[i]), is_wide(inputs[i], memory));
   }
   result["gradients"] = gradients;
   result["path"] = path;
@@ -322,50 +283,11 @@ py::dict read_backward(const Inputs& inputs, const std::optional<Array>& mask, c
   for (size_t i = 0; i < inputs.size(); ++i) {
     const Input input = kReadInputs[i];
     if (!needs[i]) continue;
-    gradients[kNames[input]] = memory.array(a.gradients[input], shape_of(inputs[i]), is_wide(inputs[i], memory));
+    gradients[kInputNames[input]] = memory.array(a.gradients[input], shape_of(inputs[i]), is_wide(inputs[i], memory));
   }
   result["gradients"] = gradients;
   result["launches"] = launches();
   return result;
-}
-
-// What a call launches, for its plan alone: of the layer's usual options, both scalar gates, all gradients. No tensor is
-// made: every pointer is one that nobody may follow.
-template <typename Arguments>
-Arguments planned_arguments(const Sizes& sizes, const std::string& dtype, bool channels_last) {
-  void* const somewhere = reinterpret_cast<void*>(uintptr_t{1} << 32);
-  Arguments a{};
-  a.sizes = sizes;
-  a.options.relu = true;
-  a.type = Memory(dtype, 0).type();
-  a.channels_last = channels_last;
-  for (int i = 0; i < kInputs; ++i) a.inputs[i] = somewhere;
-  a.mean = static_cast<float*>(somewhere);
-  a.memory = static_cast<float*>(somewhere);
-  a.workspace = somewhere;
-  if constexpr (std::is_same_v<Arguments, ForwardArguments>) {
-    a.out = somewhere;
-  } else {
-    a.grad_out = somewhere;
-    for (int i = 0; i < kInputs; ++i) a.gradients[i] = somewhere;
-  }
-  return a;
-}
-
-py::list plan(const std::string& direction, const std::string& dtype, int64_t B, int64_t C, int64_t N, int64_t T,
-              int64_t D, bool channels_last) {
-  const Sizes sizes{B, C, N, T, D, 2 * C, 1, 1};
-  struct Recording {
-    Recording() { simt::host::record_only(true); }
-    ~Recording() { simt::host::record_only(false); }
-  } recording;
-  simt::host::launched().clear();
-  const char* error =
-      direction == "forward"
-          ? cuda::forward(planned_arguments<ForwardArguments>(sizes, dtype, channels_last), nullptr)
-          : cuda::backward(planned_arguments<BackwardArguments>(sizes, dtype, channels_last), nullptr);
-  if (error) throw std::runtime_error(error);
-  return launches();
 }
 
 }  // namespace
@@ -401,8 +323,7 @@ PYBIND11_MODULE(kvmem_simt, module) {
       },
       py::arg("inputs"), py::arg("mask"), py::arg("saved"), py::arg("grad_out"), py::arg("grad_attention"),
       py::arg("needs"));
-  module.def("plan", plan, py::arg("direction"), py::arg("dtype"), py::arg("B"), py::arg("C"), py::arg("N"),
-             py::arg("T"), py::arg("D"), py::arg("channels_last") = false);
+  add_plan(module);
   module.def("set_room", simt::host::set_room, py::arg("parts") = std::vector<int>{}, py::arg("most_blocks") = 2);
   module.def("use_general_path", cuda::use_general_path);
   module.def(

@@ -30,6 +30,12 @@ ADDED = tl.constexpr(512)  # numbers of the response gate that a program adds up
 
 
 @triton.jit
+def rows_of_program(program, blocks: tl.constexpr, L: tl.constexpr):
+    """The image of a program, and its ROWS of that image's, of so many blocks."""
+    return (program // blocks).to(tl.int64), program % blocks * L.ROWS + tl.arange(0, L.ROWS)
+
+
+@triton.jit
 def kv_memory_tables_backward(weights, memory, sums, gradients, sum_chunks, sizes, L: tl.constexpr):
     """dk and dv before φ where one block doesn't hold the channels: a program for every ROWS of them of an image.
 
@@ -38,8 +44,7 @@ def kv_memory_tables_backward(weights, memory, sums, gradients, sum_chunks, size
     blocks: tl.constexpr = (L.C + L.ROWS - 1) // L.ROWS
     program = tl.program_id(0)
     if program < sizes.B * blocks:
-        b = (program // blocks).to(tl.int64)
-        c = program % blocks * L.ROWS + tl.arange(0, L.ROWS)
+        b, c = rows_of_program(program, blocks, L)
         dk, dv = keys_and_values_backward(weights, memory, sums, b, c, sum_chunks, sizes, L)
         store_sums(gradients + b * gradients_size(sizes, L), tl.trans(dk), tl.trans(dv), c, sizes, L)
     else:
@@ -223,8 +228,7 @@ def kv_memory_given_backward(
     blocks: tl.constexpr = (L.C + L.ROWS - 1) // L.ROWS
     program = tl.program_id(0)
     if program < sizes.B * blocks:
-        b = (program // blocks).to(tl.int64)
-        c = program % blocks * L.ROWS + tl.arange(0, L.ROWS)
+        b, c = rows_of_program(program, blocks, L)
         dk, dv = keys_and_values_backward(weights, memory, sums, b, c, sum_chunks, sizes, L)
         t = tl.arange(0, L.BLOCK_T)
         at = (b * T + t[:, None]) * L.C + c[None, :]

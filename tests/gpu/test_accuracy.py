@@ -5,6 +5,7 @@ from itertools import product
 import pytest
 import torch
 from kvmem_accuracy import DTYPES, FORMATS, SHAPES, assert_accurate, mask_and_format_variants, option_variants
+from kvmem_problems import WIDE, widening
 
 # What the CUDA kernels for clusters of blocks take: 64 channels and at most 31 slots.
 # batch, channels, (height, width), slots, word channels, memory channels
@@ -52,16 +53,12 @@ def test_vector_gates_over_formats(make_problem, kernels, channels, slots, dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("words", [True, False], ids=["words and weights", "weights alone"])
+@pytest.mark.parametrize("wide", WIDE.values(), ids=WIDE)
 @pytest.mark.parametrize("shape", ["stage two", "C=64, odd M and D", "C=13", "T=128"])
-def test_words_and_weights_in_float32(make_problem, kernels, shape, words, dtype):
+def test_words_and_weights_in_float32(make_problem, kernels, shape, wide, dtype):
     """Beside an image of 16 bits, as under autocast."""
-
-    def make_widened(*sizes, **settings):
-        return make_problem(*sizes, **settings).widened(words)
-
     variants = [{"mask": "partial", "channels_last": channels_last} for channels_last in FORMATS]
-    assert_accurate(make_widened, *ALL_SHAPES[shape], dtype=dtype, variants=variants, backend=kernels)
+    assert_accurate(widening(make_problem, wide), *ALL_SHAPES[shape], dtype=dtype, variants=variants, backend=kernels)
 
 
 WRITE = {"scalar": {"write_gate_width": "scalar"}, "vector": {"write_gate_width": "vector"}}

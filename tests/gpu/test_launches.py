@@ -3,7 +3,7 @@
 import pytest
 import torch
 from kvmem_cluster_shapes import CLUSTER_SHAPES
-from kvmem_problems import NAMESPACES, CalledOperators
+from kvmem_problems import NAMESPACES, WIDE, CalledOperators
 
 import kvmem
 
@@ -43,7 +43,7 @@ def test_the_papers_shapes_take_one_launch_forward_and_at_most_four_backward(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("words", [True, False], ids=["words and weights", "weights alone"])
+@pytest.mark.parametrize("words", WIDE.values(), ids=WIDE)
 def test_autocast_launches_nothing_more(hopper, make_problem, launches, words, dtype):
     """Words and weights in float32 beside an image of 16 bits: no cast, one launch forward, and backward as without."""
     narrow = make_problem(*STAGES["stage two"], dtype=dtype)

@@ -3,28 +3,12 @@
 import pytest
 import torch
 from kvmem_accuracy import SHAPES, assert_accurate, results
-from kvmem_problems import CalledOperators, Problem, make_problem
-from kvmem_read_problems import ReadProblem, make_read_problem
+from kvmem_problems import WIDE, CalledOperators, make_problem, widening
+from kvmem_read_problems import make_read_problem
 
 import kvmem
 
 HALVES = [torch.bfloat16, torch.float16]
-KINDS = {"words and weights": True, "weights alone": False}
-
-
-def widened(make, wide):
-    """A maker of problems whose values have 16 bits, stored in float32 where they are wide."""
-
-    def make_widened(*shape, **settings) -> Problem | ReadProblem:
-        return make(*shape, **settings).widened(wide)
-
-    return make_widened
-
-
-def unrounded(problem: Problem | ReadProblem) -> Problem | ReadProblem:
-    """Parameters that no type of 16 bits holds."""
-    image, *others = problem.widened().inputs.values()
-    return problem.with_inputs([image, *(tensor * (1 + 2**-10 + 2**-13) for tensor in others)])
 
 
 def gradients(problem, outputs):
@@ -35,7 +19,7 @@ def gradients(problem, outputs):
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("wide", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("wide", WIDE.values(), ids=WIDE)
 @pytest.mark.parametrize("shape", ["odd N", "C=13"])
 def test_accuracy(isa, shape, wide, dtype):
     variants = [
@@ -45,15 +29,15 @@ def test_accuracy(isa, shape, wide, dtype):
             (True, "vector", {"response_gate_width": "scalar"}),
         )
     ]
-    assert_accurate(widened(make_problem, wide), *SHAPES[shape], dtype=dtype, variants=variants, backend="cpu")
+    assert_accurate(widening(make_problem, wide), *SHAPES[shape], dtype=dtype, variants=variants, backend="cpu")
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("wide", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("wide", WIDE.values(), ids=WIDE)
 @pytest.mark.parametrize("gate", ["none", "scalar", "vector"])
 def test_accuracy_of_reading(isa, gate, wide, dtype):
     variants = [{"mask": "one image masked", "gate": gate, "channels_last": last} for last in (False, True)]
-    assert_accurate(widened(make_read_problem, wide), dtype=dtype, variants=variants, backend="cpu")
+    assert_accurate(widening(make_read_problem, wide), dtype=dtype, variants=variants, backend="cpu")
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
@@ -63,7 +47,7 @@ def test_the_same_values_in_either_type_give_the_same_bits(extension, make, dtyp
     problem = make(mask="one image masked", dtype=dtype).leaves()
     expected = problem.run("cpu", return_attention=True)
     narrow = gradients(problem, expected)
-    for wide in KINDS.values():
+    for wide in WIDE.values():
         other = problem.widened(wide).leaves()
         found = other.run("cpu", return_attention=True)
         assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
@@ -79,7 +63,7 @@ def test_the_same_values_in_either_type_give_the_same_bits(extension, make, dtyp
 @pytest.mark.parametrize("make", [make_problem, make_read_problem])
 def test_parameters_are_read_as_they_are(extension, make, dtype):
     """A form that rounds words and weights first errs by more than the kernels do."""
-    problem = unrounded(make(2, 16, (9, 9), 6, dtype=dtype))
+    problem = make(2, 16, (9, 9), 6, dtype=torch.float32).with_image_in(dtype)
     shape = (2, problem.slots, 9, 9)
     grads = [torch.ones_like(problem.image), torch.ones(shape, dtype=dtype)]
     exact = results(problem.to(torch.float64), "eager", True, grads)
@@ -97,7 +81,7 @@ def test_parameters_are_read_as_they_are(extension, make, dtype):
 @pytest.mark.parametrize("make", [make_problem, make_read_problem])
 def test_nothing_is_copied(extension, make, dtype):
     """The operator reads the caller's tensors: no other operator runs but those that make the outputs."""
-    problem = unrounded(make(dtype=dtype)).leaves()
+    problem = make(dtype=torch.float32).with_image_in(dtype).leaves()
     with CalledOperators() as called:
         out = problem.run("cpu")
         torch.autograd.grad(out, list(problem.inputs.values()), torch.ones_like(out))

@@ -1,22 +1,14 @@
 // What a call launches on a device, and with which bytes: the kernels' own launch code with views that are pointers alone.
 //
 // A tensor's address holds its number in the list of names: whoever reads the bytes sees which tensor is meant.
-#include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <stdexcept>
-
-#include "kv_memory.h"
-#include "simt/simt.cuh"
+#include "simt/host_python.h"
 
 namespace py = pybind11;
 
 namespace kvmem {
 namespace {
-
-constexpr const char* kInputNames[kAllInputs] = {
-    "image",     "words",      "gate_word", "gate_image", "write_word",    "write_word_bias",    "write_image", "write_image_bias",
-    "key_weight", "key_bias",  "value_weight", "value_bias", "response_gate", "response_gate_bias", "keys",      "values"};
 
 // Addresses of tensors that nobody may follow: 16 bits that say so, 8 of the tensor, 40 of the place in it.
 class Addresses {
@@ -30,13 +22,6 @@ class Addresses {
  private:
   std::vector<std::string> names_;
 };
-
-DataType type_of(const std::string& name) {
-  if (name == "float32") return DataType::float32;
-  if (name == "bfloat16") return DataType::bfloat16;
-  if (name == "float16") return DataType::float16;
-  throw std::invalid_argument("dtype " + name);
-}
 
 // Whether the operator of a memory that is given, or of one that is written, has this input.
 bool has_input(const Sizes& sizes, bool given, int i) {
@@ -52,7 +37,7 @@ Arguments arguments_of(const py::dict& call, Addresses& address) {
   Arguments a{};
   a.sizes = {size("B"), size("C"), size("N"), size("T"), size("D"), size("M"), size("G"), size("R")};
   a.options = {flag("linear_write_gate"), flag("relu"), flag("detach_mean"), flag("given")};
-  a.type = type_of(call["dtype"].cast<std::string>());
+  a.type = data_type(call["dtype"].cast<std::string>());
   a.wide_words = flag("wide_words");
   a.wide_weights = flag("wide_weights");
   a.channels_last = flag("channels_last");
@@ -85,22 +70,7 @@ BackwardArguments backward_arguments(const py::dict& call, Addresses& address) {
   return a;
 }
 
-py::list launches() {
-  py::list list;
-  for (const auto& [kernel, launch, parameters] : simt::host::launched()) {
-    py::dict entry;
-    entry["kernel"] = kernel;
-    entry["blocks"] = launch.blocks;
-    entry["threads"] = launch.threads;
-    entry["cluster"] = launch.cluster;
-    entry["shared_bytes"] = launch.shared_bytes;
-    entry["parameters"] = py::bytes(parameters);
-    list.append(entry);
-  }
-  return list;
-}
-
-// The launches of a call, in order, and the names of its tensors.
+// The launches of a call, in order, each with the bytes of its parameters, and the names of the call's tensors.
 py::tuple record(const std::string& direction, const py::dict& call) {
   simt::host::record_only(true);
   simt::host::launched().clear();
@@ -109,7 +79,13 @@ py::tuple record(const std::string& direction, const py::dict& call) {
   const char* error = direction == "forward" ? cuda::forward(forward_arguments(call, address), nullptr)
                                              : cuda::backward(backward_arguments(call, address), nullptr);
   if (error) throw std::runtime_error(error);
-  return py::make_tuple(launches(), address.names());
+  py::list list;
+  for (const simt::host::Launched& launched : simt::host::launched()) {
+    py::dict entry = described(launched);
+    entry["parameters"] = py::bytes(launched.parameters);
+    list.append(entry);
+  }
+  return py::make_tuple(list, address.names());
 }
 
 }  // namespace

@@ -21,15 +21,15 @@ GRADIENTS = {
     "words": (D,),
     "gate_word": (1, D),
     "gate_image": (1, C),
-    "write_word": (M, D),
+    "write_word_weight": (M, D),
     "write_word_bias": (M,),
-    "write_image": (M, C),
+    "write_image_weight": (M, C),
     "write_image_bias": (M,),
     "key_weight": (C, M),
     "key_bias": (C,),
     "value_weight": (C, M),
     "value_bias": (C,),
-    "response_gate": (2 * C,),
+    "response_gate_weight": (2 * C,),
     "response_gate_bias": (1,),
 }
 
@@ -67,7 +67,7 @@ def test_the_products(entries: dict[str, Entry], prover: None) -> None:
         Argument("words", Tensor("words", (D,))),
         Argument("kept_values", kept, 2 * M + 2 + C, C),
         Argument("mean", Tensor("mean", (C,))),
-        Argument("write_word", Tensor("write_word", (M, D))),
+        Argument("write_word", Tensor("write_word_weight", (M, D))),
         Argument("gate_word", Tensor("gate_word", (1, D))),
     ]
     outputs = [Tensor(f"grad of {name}", shape) for name, shape in GRADIENTS.items()]
@@ -88,9 +88,9 @@ STEPS = (
             Argument("words", Tensor("words", (D,))),
             Argument("gate_word", Tensor("gate_word", (1, D))),
             Argument("gate_image", Tensor("gate_image", (1, C))),
-            Argument("write_word", Tensor("write_word", (M, D))),
+            Argument("write_word", Tensor("write_word_weight", (M, D))),
             Argument("write_word_bias", Tensor("write_word_bias", (M,))),
-            Argument("write_image", Tensor("write_image", (M, C))),
+            Argument("write_image", Tensor("write_image_weight", (M, C))),
             Argument("write_image_bias", Tensor("write_image_bias", (M,))),
         ],
         [Tensor("mean", (C,)), Part(MEMORY, 0, PLACES["keys"])],
@@ -110,7 +110,7 @@ STEPS = (
         "memory_response",
         [
             Argument("values", MEMORY, PLACES["values"], C),
-            Argument("weight", Tensor("response_gate", (2 * C,)), C, C),
+            Argument("weight", Tensor("response_gate_weight", (2 * C,)), C, C),
         ],
         [Part(MEMORY, PLACES["response"], 1)],
     ),

@@ -14,6 +14,7 @@ import torch
 from kvmem_accuracy import DTYPES
 from kvmem_cluster_shapes import CLUSTER_SHAPES
 from kvmem_problems import make_problem
+from simt_layer import gradients_of_outputs
 
 from kvmem.kept import layer_memory
 
@@ -21,13 +22,6 @@ SHAPES = {
     "cluster": (2, 64, (9, 16), 18, 16, 32),
     "general": (2, 16, (5, 7), 6, 12, 32),
 }
-
-
-def gradients_of_outputs(problem):
-    generator = torch.Generator().manual_seed(1)
-    batch, _, height, width = problem.image.shape
-    shapes = (problem.image.shape, (batch, problem.words.shape[1], height, width))
-    return [torch.randn(shape, generator=generator).to(problem.image.dtype) for shape in shapes]
 
 
 def kernel_names(call):

@@ -3,12 +3,11 @@
 import pytest
 import torch
 from kvmem_accuracy import assert_accurate
-from kvmem_problems import make_problem
+from kvmem_problems import WIDE, make_problem, widening
 from kvmem_read_problems import GATES, make_read_problem
-from simt_layer import SimtLayer
+from simt_layer import SimtLayer, gradients_of_outputs
 
 HALVES = [torch.bfloat16, torch.float16]
-KINDS = {"words and weights": True, "weights alone": False}
 # batch, channels, (height, width), slots, word channels, memory channels
 SHAPES = {
     "cluster": (2, 64, (9, 16), 18, 16, 32),
@@ -19,22 +18,8 @@ SHAPES = {
 }
 
 
-def widened(make, wide):
-    def make_widened(*shape, **settings):
-        return make(*shape, **settings).widened(wide)
-
-    return make_widened
-
-
-def gradients_of_outputs(problem):
-    generator = torch.Generator().manual_seed(1)
-    batch, _, height, width = problem.image.shape
-    shapes = (problem.image.shape, (batch, problem.slots, height, width))
-    return [torch.randn(shape, generator=generator).to(problem.image.dtype) for shape in shapes]
-
-
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("wide", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("wide", WIDE.values(), ids=WIDE)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_accuracy(layer, shape, wide, dtype):
     widths = ("scalar",) if shape.startswith("cluster") else ("scalar", "vector")
@@ -49,20 +34,20 @@ def test_accuracy(layer, shape, wide, dtype):
         assert {layer.forward["path"], layer.backward["path"]} == {shape.split(",")[0]}
         return found
 
-    make = widened(make_problem, wide)
+    make = widening(make_problem, wide)
     assert_accurate(make, *SHAPES[shape], dtype=dtype, variants=variants, backend=call, draws=1)
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("wide", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("wide", WIDE.values(), ids=WIDE)
 @pytest.mark.parametrize("gate", GATES)
 def test_accuracy_of_reading(kvmem_simt, gate, wide, dtype):
     reading = SimtLayer(kvmem_simt, ("read", "read_backward"))
     variants = [{"gate": gate, "mask": "partial", "channels_last": last} for last in (False, True)]
-    assert_accurate(widened(make_read_problem, wide), dtype=dtype, variants=variants, backend=reading, draws=1)
+    assert_accurate(widening(make_read_problem, wide), dtype=dtype, variants=variants, backend=reading, draws=1)
 
 
-@pytest.mark.parametrize("wide", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("wide", WIDE.values(), ids=WIDE)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_no_launch_more_and_the_same_bits_in_any_order(layer, shape, wide):
     """Nor does it matter where the caller's tensors begin, in multiples of their numbers."""
@@ -93,7 +78,7 @@ def test_parameters_are_read_as_they_are(layer, shape):
     assert (before != after).float().mean() > 0.4
 
 
-@pytest.mark.parametrize("wide", [None, *KINDS.values()])
+@pytest.mark.parametrize("wide", [None, *WIDE.values()])
 def test_where_there_are_no_clusters_the_memory_side_s_steps_are_launches(layer, device, wide):
     """The same numbers as from one launch, by blocks that share an image in both cases."""
     problem = make_problem(*SHAPES["general"], dtype=torch.bfloat16, mask="partial")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from kvmem_accuracy import DTYPES, FORMATS, assert_accurate
 from kvmem_read_problems import GATES, make_read_problem
-from simt_layer import SimtLayer
+from simt_layer import SimtLayer, gradients_of_outputs
 
 from kvmem.kept import given_memory
 
@@ -25,13 +25,6 @@ SHAPES = {
 @pytest.fixture
 def reading(kvmem_simt):
     return SimtLayer(kvmem_simt, ("read", "read_backward"))
-
-
-def gradients_of_outputs(problem):
-    generator = torch.Generator().manual_seed(1)
-    batch, _, height, width = problem.image.shape
-    shapes = (problem.image.shape, (batch, problem.slots, height, width))
-    return [torch.randn(shape, generator=generator).to(problem.image.dtype) for shape in shapes]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

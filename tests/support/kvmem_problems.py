@@ -1,5 +1,6 @@
 """Random calls of `kv_memory`, and records of what they reach and keep: for the tests of every backend."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -153,6 +154,19 @@ def make_problem(
     words = normal(batch, slots, word_channels)
     slot_mask = make_mask(mask, batch, slots, generator)
     return Problem(image, words, slot_mask, weights, options).to(dtype)
+
+
+# What is in float32 beside an image of 16 bits, as `widened` is told; of memory_read keys and values, or the gate.
+WIDE = {"words and weights": True, "weights alone": False}
+
+
+def widening(make: Callable, words: bool) -> Callable:
+    """A maker of problems, of either kind, whose values have 16 bits and are stored in float32 where they are wide."""
+
+    def make_widened(*sizes, **settings):
+        return make(*sizes, **settings).widened(words)
+
+    return make_widened
 
 
 # Images that are not dense, or not where vectors are loaded from.

@@ -24,12 +24,13 @@ FLAGS += ["-ffp-contract=off", "-ftrivial-auto-var-init=pattern"]
 SANITIZE = ["-O0", "-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"]
 ENGINE_PARTS = ("engine", "fiber", "launch", "matrix", "memory", "messages", "published")
 ENGINE = [CSRC / "simt" / f"host_{name}.cpp" for name in ENGINE_PARTS]
+KERNELS = sorted((CSRC / "cuda").glob("*.cu"))
 # Of the module whose launches are recorded, not run: its parameter structs are the device's, and nothing need be fast.
 RECORD = ["-O0", "-g0", "-DKVMEM_RECORDED_LAUNCHES"]
 MODULES = {
     "engine_kernels": [*ENGINE, ROOT / "tests" / "simt" / "engine_kernels.cpp"],
-    "kvmem_simt": [*ENGINE, CSRC / "simt" / "host_module.cpp", *sorted((CSRC / "cuda").glob("*.cu"))],
-    "kvmem_launches": [*ENGINE, ROOT / "tests" / "proof" / "launches.cpp", *sorted((CSRC / "cuda").glob("*.cu"))],
+    "kvmem_simt": [*ENGINE, *(CSRC / "simt" / name for name in ("host_module.cpp", "host_plan.cpp")), *KERNELS],
+    "kvmem_launches": [*ENGINE, ROOT / "tests" / "proof" / "launches.cpp", *KERNELS],
 }
 
 

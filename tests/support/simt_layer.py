@@ -31,6 +31,14 @@ def _to_tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(array.view(np.int16)).view(dtype) if array.itemsize == 2 else torch.from_numpy(array)
 
 
+def gradients_of_outputs(problem: Problem) -> list[Tensor]:
+    """Random gradients of a problem's response and attention, the same ones for the same sizes and type."""
+    generator = torch.Generator().manual_seed(1)
+    batch, _, height, width = problem.image.shape
+    shapes = (problem.image.shape, (batch, problem.slots, height, width))
+    return [torch.randn(shape, generator=generator).to(problem.image.dtype) for shape in shapes]
+
+
 @dataclass
 class SimtLayer:
     """Forward and backward of the module kvmem_simt; what it did last is in `forward` and `backward`.

@@ -102,8 +102,8 @@ size_t backward_workspace(const BackwardArguments& arguments);
 void forward(const ForwardArguments& arguments);
 void backward(const BackwardArguments& arguments);
 
-enum class Isa { generic, avx2, avx512 };
-constexpr int kIsas = 3;
+enum class Isa { generic, avx2, avx512, avx512_bf16 };
+constexpr int kIsas = 4;
 const char* isa_name(Isa isa);
 bool isa_available(Isa isa);  // compiled in, and this machine runs it
 Isa isa_in_use();

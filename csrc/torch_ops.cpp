@@ -37,7 +37,8 @@ class Cpu {
   void run(const kvmem::BackwardArguments& arguments) const { kvmem::cpu::backward(arguments); }
 };
 
-constexpr kvmem::cpu::Isa kAllIsas[] = {kvmem::cpu::Isa::generic, kvmem::cpu::Isa::avx2, kvmem::cpu::Isa::avx512};
+constexpr kvmem::cpu::Isa kAllIsas[] = {kvmem::cpu::Isa::generic, kvmem::cpu::Isa::avx2, kvmem::cpu::Isa::avx512,
+                                        kvmem::cpu::Isa::avx512_bf16};
 
 std::string cpu_isas() {
   std::string names;

@@ -25,13 +25,14 @@ static void softmax_tile(F* scores, int64_t slots) {
   }
 }
 
-// α (slots rows) and γ (R rows below them) from the tile's channels:
+// α (slots rows) and γ (R rows below them) from the tile's channels, elements down:
 // s_t = k_t · h and W_g's first half · h in one product; γ = σ(W_g [h, o] + b_g), where W_g's second half · o = Σ_t α_t u_t.
-template <typename F>
-static void address_tile(const Sizes& s, const Memory<F>& memory, const F* gate_bias, const F* channels, F* scores,
-                         Prefetch* ahead) {
-  const int64_t slots = memory.slots[0];
-  gemm<F>(slots + s.R, kTile, s.C, {memory.addressing, s.C, 1}, channels, kTile, scores, kTile, false, ahead);
+template <typename E, typename F = NumberOf<E>>
+static void address_tile(const Sizes& s, const Memory<F>& memory, const F* gate_bias, const E* channels, F* scores,
+                         Beside* beside) {
+  const int64_t slots = memory.slots[0], pitch = elements<E>(table_width<F>(s.C));
+  gemm<E>(slots + s.R, kTile, elements<E>(s.C), {tables_of<E>(memory).keys_across, pitch, 1}, channels, kTile, scores,
+          kTile, false, beside);
   softmax_tile(scores, slots);
   F* gate = scores + slots * kTile;
   gemm<F>(s.R, kTile, slots, {memory.response, memory.Tp, 1}, scores, kTile, gate, kTile, true);
@@ -43,10 +44,12 @@ static void address_tile(const Sizes& s, const Memory<F>& memory, const F* gate_
   }
 }
 
-// o = Σ_t α_t v_t  (C, kTile)
+// γ α in α's place, for a scalar gate.
 template <typename F>
-static void read_values(const Sizes& s, const Memory<F>& memory, const F* scores, F* o, Prefetch* ahead) {
-  gemm<F>(s.C, kTile, memory.slots[0], {memory.values, memory.Tp, 1}, scores, kTile, o, kTile, false, ahead);
+static void scale_tile(F* scores, int64_t slots) {
+  for (int64_t i = 0; i < slots * kTile; i += kLanes<F>) {
+    store<F>(scores + i, load<F>(scores + i) * load<F>(scores + slots * kTile + i % kTile));
+  }
 }
 
 }  // namespace kvmem::cpu::KVMEM_ISA

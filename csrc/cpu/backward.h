@@ -19,12 +19,13 @@ struct BackwardWorkspace {
   size_t scratch_bytes;
 };
 
-template <typename F>
+template <typename T, typename F = Arithmetic<T>>
 static size_t backward_scratch_bytes(const Sizes& s) {
-  Arena pixels{nullptr}, rows{nullptr};
+  Arena pixels{nullptr}, pairs{nullptr}, rows{nullptr};
   take_backward_scratch<F>(s, pixels);
+  take_backward_scratch<typename ProductOf<T>::type>(s, pairs);
   rows.take<F>(kRowsOfTask * round_up(larger(larger(s.D, s.M), 2 * round_up(s.C, kLanes<F>)), kLanes<F>));
-  return pixels.used > rows.used ? pixels.used : rows.used;
+  return larger(rows.used, larger(pixels.used, pairs.used));
 }
 
 template <typename T, typename F = Arithmetic<T>>
@@ -41,7 +42,7 @@ static BackwardWorkspace<F> take_backward_workspace(const BackwardArguments& a, 
   w.states = arena.take<char>(s.B * w.state_bytes);
   w.table_bytes = tables.used;
   w.tables = arena.take<char>(group_size(s, sizeof(T)) * chunks_of(s).count * w.table_bytes);
-  w.scratch_bytes = backward_scratch_bytes<F>(s);
+  w.scratch_bytes = backward_scratch_bytes<T>(s);
   w.scratch = arena.take<char>(a.parallel.threads * w.scratch_bytes);
   return w;
 }
@@ -76,30 +77,92 @@ static void recompute_memory(const BackwardArguments& a, const BackwardWorkspace
                  state_at<F>(s, w.states, w.state_bytes, image).memory);
 }
 
-template <typename T, typename F = Arithmetic<T>>
+// h and dout, the one after the other.
+template <typename T, typename E>
+struct ReadBothAhead : Beside {
+  Stage<T, E> h, dout;
+  Pace pace;
+};
+
+template <typename T, typename E>
+static void read_both_ahead(Beside* self, int64_t work) {
+  auto* ahead = static_cast<ReadBothAhead<T, E>*>(self);
+  Stage<T, E>&h = ahead->h, &dout = ahead->dout;
+  ahead->pace.work += work;
+  const int64_t wanted = due(ahead->pace, h.units + dout.units);
+  while (h.unit + dout.unit < wanted && (read_some(h) || read_some(dout))) {
+  }
+}
+
+template <typename T, typename E>
+static void begin_both(ReadBothAhead<T, E>& ahead, int64_t start, int64_t end, const BackwardScratch<E>& x, int turn,
+                       bool positions) {
+  const auto wanted = [&](Layouts<E> layouts) {
+    if (!positions) layouts.positions = nullptr;
+    return layouts;
+  };
+  begin(ahead.h, start, end, wanted(x.images[turn]));
+  begin(ahead.dout, start, end, wanted(x.grads_out[turn]));
+  ahead.pace.work = 0;
+}
+
+// The images of one call's tensors, of one image.
+template <typename T>
+struct BackwardPlanes {
+  Plane<const T> h, dout;
+  Plane<T> dh;  // its data is null where dh isn't wanted
+};
+
+template <typename T>
+static BackwardPlanes<T> planes_of(const BackwardArguments& a, int64_t image) {
+  const auto at = [&]<typename U>(U* tensor) { return plane(tensor, a.sizes, a.channels_last, image); };
+  auto* dh = static_cast<T*>(a.gradients[kImage]);
+  return {at(static_cast<const T*>(a.inputs[kImage])), at(static_cast<const T*>(a.grad_out)), dh ? at(dh) : Plane<T>{}};
+}
+
+// What this thread most likely works on after this chunk: the next one, or the next image's first.
+template <typename T>
+static void ask_for_next_chunk(const BackwardArguments& a, int64_t image, int64_t end, int64_t size, Beside& beside) {
+  const bool last = end == a.sizes.N;
+  if (last && image + 1 == a.sizes.B) return;
+  const auto next = planes_of<T>(a, image + last);
+  const int64_t start = last ? 0 : end, stop = smaller(a.sizes.N, start + size);
+  beside.rows[0] = rows_of(next.h, start, stop);
+  beside.rows[1] = rows_of(next.dout, start, stop);
+  if (next.dh.data) beside.rows[2] = rows_of(next.dh, start, stop);
+}
+
+template <typename T, typename E, typename F = NumberOf<E>>
 static void backward_chunk(const BackwardArguments& a, const BackwardWorkspace<F>& w, int64_t image, int64_t chunk,
-                           const TableGradients<F>& tables, BackwardScratch<F> x) {
+                           const TableGradients<F>& tables, BackwardScratch<E> x) {
   const Sizes& s = a.sizes;
-  const bool memory_wanted = wants_memory(a), image_wanted = wants_image(a);
+  const bool memory_wanted = wants_memory(a);
   const Memory<F> memory = state_at<F>(s, w.states, w.state_bytes, image).memory;
-  const auto h = plane(static_cast<const T*>(a.inputs[kImage]), s, a.channels_last, image);
-  const auto dout = plane(static_cast<const T*>(a.grad_out), s, a.channels_last, image);
+  const BackwardPlanes<T> planes = planes_of<T>(a, image);
   const T* grad_attention = static_cast<const T*>(a.grad_attention);
   if (grad_attention) grad_attention += image * s.T * s.N;
   const int64_t slots = memory.slots[0], size = chunks_of(s).size, end = smaller(s.N, (chunk + 1) * size);
   if (memory_wanted) zero_table_gradients(s, slots, tables);
+  const int64_t products = elements<E>((5 * slots + 3 * s.R) * s.C) * (kTile / kLanes<F>);
+  ReadBothAhead<T, E> ahead{{read_both_ahead<T, E>}, {planes.h}, {planes.dout}, {products}};
+  ask_for_next_chunk<T>(a, image, end, size, ahead);
+  int turn = 0;
+  begin_both(ahead, chunk * size, end, x, turn, memory_wanted);
   for (int64_t start = chunk * size; start < end; start += kTile) {
-    const int64_t count = smaller(kTile, end - start);
-    read_tile(h, start, count, x.channels, x.positions, memory_wanted);
-    read_tile(dout, start, count, x.grad_channels, x.grad_positions, memory_wanted);
-    Prefetch ahead = prefetch_of<T>(h, dout.data, start + kTile, end);
-    x.ahead = &ahead;
+    finish(ahead.h);
+    finish(ahead.dout);
+    const int64_t count = ahead.h.count;
+    x.h = x.images[turn];
+    x.dout = x.grads_out[turn];
+    turn ^= 1;
+    x.beside = nullptr;
+    if (start + kTile < end) {
+      begin_both(ahead, start + kTile, end, x, turn, memory_wanted);
+      x.beside = &ahead;
+    }
     backward_tile(s, memory, w.weights.response_gate_bias, grad_attention, start, count, x);
     if (memory_wanted) add_tables(s, slots, x, tables);
-    if (!image_wanted) continue;
-    const auto dh = plane(static_cast<T*>(a.gradients[kImage]), s, a.channels_last, image);
-    image_gradient(s, memory, x);
-    write_tile(x.gated, dh, start, count, x.positions);
+    if (planes.dh.data) image_gradient<T>(s, memory, planes.dout, {planes.dh, start, count, false}, x);
   }
 }
 
@@ -188,11 +251,18 @@ static void backward_group(const BackwardArguments& a, const BackwardWorkspace<F
   const Sizes& s = a.sizes;
   const int64_t chunks = chunks_of(s).count;
   for_each(a.parallel, images, [&](int64_t i, int64_t) { recompute_memory<T>(a, w, first + i); });
-  for_each(a.parallel, images * chunks, [&](int64_t task, int64_t thread) {
-    Arena arena{w.scratch + thread * w.scratch_bytes};
-    backward_chunk<T>(a, w, first + task / chunks, task % chunks, tables_at(s, w, task),
-                      take_backward_scratch<F>(s, arena));
-  });
+  const auto pixels = [&]<typename E>() {
+    for_each(a.parallel, images * chunks, [&](int64_t task, int64_t thread) {
+      Arena arena{w.scratch + thread * w.scratch_bytes};
+      backward_chunk<T, E>(a, w, first + task / chunks, task % chunks, tables_at(s, w, task),
+                           take_backward_scratch<E>(s, arena));
+    });
+  };
+  if (s.R > 1) {
+    pixels.template operator()<F>();
+  } else {
+    pixels.template operator()<typename ProductOf<T>::type>();
+  }
   if (wants_memory(a)) memory_backward_of_group<T>(a, w, first, images);
 }
 

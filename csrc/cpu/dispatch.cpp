@@ -11,6 +11,8 @@ namespace {
 const Kernels* kernels_for(Isa isa) {
   switch (isa) {
 #ifdef KVMEM_X86
+    case Isa::avx512_bf16:
+      return &avx512_bf16_kernels;
     case Isa::avx512:
       return &avx512_kernels;
     case Isa::avx2:
@@ -24,6 +26,7 @@ const Kernels* kernels_for(Isa isa) {
 }
 
 Isa widest_available() {
+  if (isa_available(Isa::avx512_bf16)) return Isa::avx512_bf16;
   if (isa_available(Isa::avx512)) return Isa::avx512;
   if (isa_available(Isa::avx2)) return Isa::avx2;
   return Isa::generic;
@@ -40,6 +43,8 @@ const Kernels& kernels() { return *kernels_for(isa_in_use()); }
 
 const char* isa_name(Isa isa) {
   switch (isa) {
+    case Isa::avx512_bf16:
+      return "avx512_bf16";
     case Isa::avx512:
       return "avx512";
     case Isa::avx2:
@@ -52,6 +57,7 @@ const char* isa_name(Isa isa) {
 bool isa_available(Isa isa) {
 #ifdef KVMEM_X86
   // What the files of each instruction set are compiled with: see CMakeLists.txt.
+  if (isa == Isa::avx512_bf16) return isa_available(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
   if (isa == Isa::avx512) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&

@@ -2,20 +2,29 @@
 #pragma once
 
 #include "addressing.h"
+#include "blend.h"
 #include "mean.h"
+#include "stage.h"
 
 namespace kvmem::cpu::KVMEM_ISA {
 
-template <typename F>
+template <typename E, typename F = NumberOf<E>>
 struct ForwardScratch {
-  F *channels, *positions, *scores, *o;
+  Layouts<E> tiles[2];  // h of this tile and of the next
+  F *scores, *o, *positions;
+  E* factors;           // γ α as elements down
 };
 
-template <typename F>
-static ForwardScratch<F> take_forward_scratch(const Sizes& s, Arena& arena) {
+template <typename E, typename F = NumberOf<E>>
+static ForwardScratch<E> take_forward_scratch(const Sizes& s, Arena& arena) {
   const int64_t Cp = round_up(s.C, kLanes<F>);
-  return {arena.take<F>(Cp * kTile), arena.take<F>(Cp * kTile), arena.take<F>((s.T + s.R) * kTile),
-          arena.take<F>(Cp * kTile)};
+  ForwardScratch<E> scratch{};
+  for (Layouts<E>& tile : scratch.tiles) tile = take_layouts<E>(s.C, false, arena);
+  scratch.scores = arena.take<F>((s.T + s.R) * kTile);
+  scratch.o = arena.take<F>(Cp * kTile);
+  scratch.positions = arena.take<F>(Cp * kTile);
+  scratch.factors = arena.take<E>(kNumbers<E> > 1 ? elements<E>(s.T) * kTile : 0);
+  return scratch;
 }
 
 template <typename F>
@@ -37,15 +46,16 @@ static size_t memory_bytes(const Sizes& s) {
 
 template <typename T, typename F = Arithmetic<T>>
 static ForwardWorkspace<F> take_forward_workspace(const ForwardArguments& a, Arena& arena) {
-  Arena measure{nullptr};
+  Arena measure{nullptr}, pairs{nullptr};
   take_forward_scratch<F>(a.sizes, measure);
+  take_forward_scratch<typename ProductOf<T>::type>(a.sizes, pairs);
   const int64_t group = group_size(a.sizes, sizeof(T));
   ForwardWorkspace<F> w;
   w.weights = prepare_weights<T>(a.sizes, a.inputs, a.wide_weights, arena);
   w.sums = arena.take<double>(group * chunks_of(a.sizes).count * a.sizes.C);
   w.memory_bytes = memory_bytes<F>(a.sizes);
   w.memories = arena.take<char>(group * w.memory_bytes);
-  w.scratch_bytes = measure.used;
+  w.scratch_bytes = larger(measure.used, pairs.used);
   w.scratch = arena.take<char>(a.parallel.threads * w.scratch_bytes);
   return w;
 }
@@ -72,46 +82,67 @@ static void write_attention(const Sizes& s, const Memory<F>& memory, const F* sc
   }
 }
 
-// out = (1 - γ) h + γ o, written over o. Without a gate, o it is.
-template <typename F>
-static void respond_tile(const Sizes& s, const F* channels, const F* gate, F* o) {
-  if (s.R == 0) return;
-  for (int64_t c = 0; c < s.C; ++c) {
-    const F* gamma = gate + (s.R > 1 ? c * kTile : 0);
-    for (int64_t n = 0; n < kTile; n += kLanes<F>) {
-      const Vector<F> g = load<F>(gamma + n), h = load<F>(channels + c * kTile + n);
-      store<F>(o + c * kTile + n, (F(1) - g) * h + g * load<F>(o + c * kTile + n));
-    }
+// out = (1 - γ) h + γ o of one tile; without a gate, o it is.
+template <typename T, typename E, typename F = NumberOf<E>>
+static void respond_tile(const Sizes& s, const Memory<F>& memory, Plane<const T> h, const E* channels,
+                         const Target<T>& out, const ForwardScratch<E>& x, Beside* beside) {
+  const int64_t slots = memory.slots[0];
+  F* rest = s.R > 0 ? x.scores + slots * kTile : nullptr;
+  if (s.R == 1) scale_tile(x.scores, slots);
+  turn_gate(rest, s.R);
+  const E* factors = elements_down(x.scores, slots, kTile, kTile, x.factors);
+  const Factors<E> read{tables_of<E>(memory).values_down, factors, table_width<F>(s.C), elements<E>(slots)};
+  blend<T>(read, Gate<F>{rest, s.R, s.R > 1}, h, channels, out, x.o, x.positions, beside);
+}
+
+template <typename T, typename E>
+struct ReadAhead : Beside {
+  Stage<T, E> stage;
+  Pace pace;
+};
+
+template <typename T, typename E>
+static void read_ahead(Beside* self, int64_t work) {
+  auto* ahead = static_cast<ReadAhead<T, E>*>(self);
+  ahead->pace.work += work;
+  const int64_t wanted = due(ahead->pace, ahead->stage.units);
+  while (ahead->stage.unit < wanted && read_some(ahead->stage)) {
   }
 }
 
-template <typename T, typename F = Arithmetic<T>>
+template <typename T, typename E, typename F = NumberOf<E>>
 static void forward_chunk(const ForwardArguments& a, const Weights<F>& weights, const Memory<F>& memory, int64_t image,
-                          int64_t chunk, ForwardScratch<F> scratch) {
+                          int64_t chunk, const ForwardScratch<E>& scratch) {
   const Sizes& s = a.sizes;
-  const int64_t size = chunks_of(s).size, end = smaller(s.N, (chunk + 1) * size);
-  const Plane<const T> h = plane(static_cast<const T*>(a.inputs[kImage]), s, a.channels_last, image);
+  const int64_t size = chunks_of(s).size, end = smaller(s.N, (chunk + 1) * size), later = image + group_size(s, sizeof(T));
+  const auto image_at = [&](int64_t i) { return plane(static_cast<const T*>(a.inputs[kImage]), s, a.channels_last, i); };
+  const Plane<const T> h = image_at(image);
   const Plane<T> out = plane(static_cast<T*>(a.out), s, a.channels_last, image);
   const bool large = s.B * s.C * s.N * static_cast<int64_t>(sizeof(T)) >= kStreamBytes;
+  const int64_t products = elements<E>(2 * memory.slots[0] * s.C) * (kTile / kLanes<F>);
+  ReadAhead<T, E> ahead{{read_ahead<T, E>}, {h}, {products}};
+  // It will be read for its mean: from the last-level cache then.
+  if (later < s.B) ahead.rows[0] = rows_of(image_at(later), chunk * size, end);
+  int turn = 0;
+  begin(ahead.stage, chunk * size, end, scratch.tiles[turn]);
   for (int64_t start = chunk * size; start < end; start += kTile) {
-    const int64_t count = smaller(kTile, end - start);
-    read_tile(h, start, count, scratch.channels, scratch.positions, false);
-    Prefetch ahead = prefetch_of<T>(h, nullptr, start + kTile, end);
-    const bool streamed = large && can_stream(out, start, count);
-    address_tile(s, memory, weights.response_gate_bias, scratch.channels, scratch.scores, &ahead);
+    finish(ahead.stage);
+    const E* channels = ahead.stage.to.channels;
+    const int64_t count = ahead.stage.count;
+    turn ^= 1;
+    Beside* beside = nullptr;
+    if (start + kTile < end) {
+      begin(ahead.stage, start + kTile, end, scratch.tiles[turn]);
+      ahead.pace.work = 0;
+      beside = &ahead;
+    }
+    address_tile(s, memory, weights.response_gate_bias, channels, scratch.scores, beside);
     if (a.attention) {
       T* attention = static_cast<T*>(a.attention) + image * s.T * s.N;
       write_attention(s, memory, scratch.scores, attention, start, count);
     }
-    read_values(s, memory, scratch.scores, scratch.o, &ahead);
-    respond_tile(s, scratch.channels, scratch.scores + memory.slots[0] * kTile, scratch.o);
-    if constexpr (sizeof(T) == sizeof(F)) {
-      if (streamed) {
-        stream_tile(scratch.o, out, start, count);
-        continue;
-      }
-    }
-    write_tile(scratch.o, out, start, count, scratch.positions);
+    const bool streamed = large && can_stream(out, start, count);
+    respond_tile(s, memory, h, channels, {out, start, count, streamed}, scratch, beside);
   }
   if (large) finish_streaming();
 }
@@ -172,12 +203,19 @@ static void forward_group(const ForwardArguments& a, const ForwardWorkspace<F>& 
   } else {
     write_memories<T>(a, w, first, images);
   }
-  for_each(a.parallel, images * chunks, [&](int64_t task, int64_t thread) {
-    const int64_t i = task / chunks;
-    Arena arena{w.scratch + thread * w.scratch_bytes};
-    forward_chunk<T>(a, w.weights, memory_at<F>(s, w.memories, w.memory_bytes, i), first + i, task % chunks,
-                     take_forward_scratch<F>(s, arena));
-  });
+  const auto pixels = [&]<typename E>() {
+    for_each(a.parallel, images * chunks, [&](int64_t task, int64_t thread) {
+      const int64_t i = task / chunks;
+      Arena arena{w.scratch + thread * w.scratch_bytes};
+      forward_chunk<T, E>(a, w.weights, memory_at<F>(s, w.memories, w.memory_bytes, i), first + i, task % chunks,
+                          take_forward_scratch<E>(s, arena));
+    });
+  };
+  if (s.R > 1) {
+    pixels.template operator()<F>();
+  } else {
+    pixels.template operator()<typename ProductOf<T>::type>();
+  }
 }
 
 template <typename T>

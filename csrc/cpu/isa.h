@@ -16,6 +16,7 @@ extern const Kernels generic_kernels;
 #ifdef KVMEM_X86
 extern const Kernels avx2_kernels;
 extern const Kernels avx512_kernels;
+extern const Kernels avx512_bf16_kernels;
 #endif
 
 }  // namespace kvmem::cpu

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "gemm.h"
+#include "tables.h"
 #include "tile.h"
 #include "weights.h"
 
@@ -22,7 +23,10 @@ struct Memory {
   F* memory;        // m    (M, Tp)
   F* keys;          // k    (C, Tp)
   F* values;        // v    (C, Tp)
-  F* addressing;    // rows k_t (slots), then the rows of W_g that meet h (R): (T + R, C)
+  Tables<F> tables;  // (T + R, width) and (Tp, width)
+#ifdef KVMEM_PAIRS
+  Tables<Pair> pairs;
+#endif
   F* response;      // u = W_g's other half times v  (R, Tp)
 };
 
@@ -40,7 +44,12 @@ static Memory<F> take_memory(const Sizes& s, Arena& arena) {
   memory.memory = arena.take<F>(round_up(s.M, kLanes<F>) * Tp);
   memory.keys = arena.take<F>(Cp * Tp);
   memory.values = arena.take<F>(Cp * Tp);
-  memory.addressing = arena.take<F>((s.T + s.R) * s.C);
+  const int64_t width = table_width<F>(s.C);
+  F *keys = arena.take<F>((s.T + s.R) * width), *values = arena.take<F>(Tp * width);
+  memory.tables = {keys, keys, values, values};
+#ifdef KVMEM_PAIRS
+  memory.pairs = take_pairs(s.T + s.R, s.T, width, arena);
+#endif
   memory.response = arena.take<F>(s.R * Tp);
   return memory;
 }
@@ -120,16 +129,32 @@ static void write_memory(const Sizes& s, const Options& options, const Weights<F
   }
 }
 
-// What the pixel pass multiplies by beside the values.
+template <typename E, typename F>
+KVMEM_INLINE const Tables<E>& tables_of(const Memory<F>& memory) {
+#ifdef KVMEM_PAIRS
+  if constexpr (kNumbers<E> == 2) return memory.pairs;
+#endif
+  if constexpr (kNumbers<E> == 1) return memory.tables;
+}
+
+// What the pixel pass multiplies by. Rows of the padding may hold anything: nothing that is made of them is read.
 template <typename F>
 static void fill_tables(const Sizes& s, const Weights<F>& w, const Memory<F>& out) {
-  const int64_t slots = out.slots[0];
+  const int64_t slots = out.slots[0], width = table_width<F>(s.C), Cp = round_up(s.C, kLanes<F>);
+  F *keys = out.tables.keys_across, *values = out.tables.values_across;
+  memset(keys, 0, sizeof(F) * (slots + s.R) * width);
   for (int64_t t = 0; t < slots; ++t) {
-    for (int64_t c = 0; c < s.C; ++c) out.addressing[t * s.C + c] = out.keys[c * out.Tp + t];
+    for (int64_t c = 0; c < s.C; ++c) keys[t * width + c] = out.keys[c * out.Tp + t];
   }
   for (int64_t r = 0; r < s.R; ++r) {
-    memcpy(out.addressing + (slots + r) * s.C, w.response_gate + r * 2 * s.C, sizeof(F) * s.C);
+    memcpy(keys + (slots + r) * width, w.response_gate + r * 2 * s.C, sizeof(F) * s.C);
   }
+  memset(out.values + s.C * out.Tp, 0, sizeof(F) * (Cp - s.C) * out.Tp);
+  transpose(out.values, out.Tp, Cp, out.Tp, values, width);
+  for (int64_t t = 0; t < slots && Cp < width; ++t) memset(values + t * width + Cp, 0, sizeof(F) * (width - Cp));
+#ifdef KVMEM_PAIRS
+  fill_pairs(out.tables, slots + s.R, slots, width, out.pairs);
+#endif
   gemm<F>(s.R, out.Tp, s.C, {w.response_gate + s.C, 2 * s.C, 1}, out.values, out.Tp, out.response, out.Tp);
 }
 

@@ -10,7 +10,7 @@ from kvmem_problems import make_problem as make_random_problem
 
 import kvmem
 
-ISAS = ("generic", "avx2", "avx512")
+ISAS = ("generic", "avx2", "avx512", "avx512_bf16")
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def test_it_builds_as_cmake_does(described):
     flags = {flag for part in [described["torch"], *described["kernel"].values()] for flag in part.get("cxx-flags", [])}
     flags.update(described["kernel"]["cuda"]["cuda-flags"])
     assert not [flag for flag in flags if flag.removeprefix("-D") not in cmake]
-    for isa in ("avx2", "avx512"):
+    for isa in ("avx2", "avx512", "avx512_bf16"):
         listed = re.search(rf"isa_{isa}\.cpp PROPERTIES COMPILE_OPTIONS\s+\"(.*?)\"", cmake).group(1).split(";")
         for backend in described["general"]["backends"]:
             assert set(listed) <= set(described["kernel"][f"{backend}_{isa}"]["cxx-flags"])

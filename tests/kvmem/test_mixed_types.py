@@ -61,8 +61,10 @@ def test_the_same_values_in_either_type_give_the_same_bits(extension, make, dtyp
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("make", [make_problem, make_read_problem])
-def test_parameters_are_read_as_they_are(extension, make, dtype):
-    """A form that rounds words and weights first errs by more than the kernels do."""
+def test_parameters_are_read_as_they_are(isa, make, dtype):
+    """A form that rounds words and weights first errs by more than the kernels do, where these multiply in float32."""
+    if isa == "avx512_bf16" and dtype == torch.bfloat16:
+        pytest.skip("rounds the factors of its products: test_accuracy says by how much")
     problem = make(2, 16, (9, 9), 6, dtype=torch.float32).with_image_in(dtype)
     shape = (2, problem.slots, 9, 9)
     grads = [torch.ones_like(problem.image), torch.ones(shape, dtype=dtype)]

@@ -64,17 +64,17 @@ static TableGradients<F> tables_at(const Sizes& s, const BackwardWorkspace<F>& w
 }
 
 template <typename T, typename F = Arithmetic<T>>
-static void recompute_memory(const BackwardArguments& a, const BackwardWorkspace<F>& w, int64_t image) {
+static void recompute_memories(const BackwardArguments& a, const BackwardWorkspace<F>& w) {
   const Sizes& s = a.sizes;
-  if (a.options.given) {
-    take_memory_of_image<T>(a, w.weights, image, state_at<F>(s, w.states, w.state_bytes, image).memory);
-    return;
-  }
+  const auto memory_of = [&](int64_t image) { return state_at<F>(s, w.states, w.state_bytes, image).memory; };
+  begin_memories<T>(a, w.weights, memory_of);
+  if (a.options.given) return;
   const int64_t Cp = round_up(s.C, kLanes<F>);
-  F* mean = w.means + image * Cp;
-  read_row(static_cast<const F*>(a.mean) + image * s.C, s.C, mean, Cp);
-  prepare_memory(s, a.options, w.weights, Stored<T>{a.inputs[kWords], a.wide_words}, a.mask, image, mean,
-                 state_at<F>(s, w.states, w.state_bytes, image).memory);
+  for_each(a.parallel, s.B, [&](int64_t image, int64_t) {
+    F* mean = w.means + image * Cp;
+    read_row(static_cast<const F*>(a.mean) + image * s.C, s.C, mean, Cp);
+    finish_memory(s, a.options, w.weights, mean, memory_of(image));
+  });
 }
 
 // h and dout, the one after the other.
@@ -209,33 +209,16 @@ static void write_slots_gradient(const Sizes& s, const Memory<F>& memory, const 
   }
 }
 
-// From the sums over one image's positions, which stand in the state's tables.
+// From the sums over the positions of a group's images to the means, and from those to dh.
 template <typename T, typename F = Arithmetic<T>>
-static void memory_backward_of_image(const BackwardArguments& a, const Weights<F>& weights, const ImageState<F>& state,
-                                     int64_t image) {
-  const Sizes& s = a.sizes;
-  const Memory<F>& memory = state.memory;
-  const MemoryGradients<F>& g = state.gradients;
-  if (a.options.given) {
-    given_memory_backward(s, weights, memory, g);
-    write_slots_gradient<T>(s, memory, g.tables.addressing, s.C, a.gradients[kKeys], a.wide_words, image);
-    write_slots_gradient<T>(s, memory, g.tables.values, s.C, a.gradients[kValues], a.wide_words, image);
-  } else {
-    memory_backward(s, a.options, weights, memory, g);
-    write_slots_gradient<T>(s, memory, g.words, s.D, a.gradients[kWords], a.wide_words, image);
-  }
-}
-
-template <typename T, typename F = Arithmetic<T>>
-static void memory_backward_of_group(const BackwardArguments& a, const BackwardWorkspace<F>& w, int64_t first,
-                                     int64_t images) {
+static void means_backward(const BackwardArguments& a, const BackwardWorkspace<F>& w, int64_t first, int64_t images) {
   const Sizes& s = a.sizes;
   const Chunks chunks = chunks_of(s);
   for_each(a.parallel, images, [&](int64_t i, int64_t) {
     const ImageState<F> state = state_at<F>(s, w.states, w.state_bytes, first + i);
     sum_tables(s, state.memory.slots[0], tables_at(s, w, i * chunks.count), w.table_bytes, chunks.count,
                state.gradients.tables);
-    memory_backward_of_image<T>(a, w.weights, state, first + i);
+    if (!a.options.given) mean_backward(s, a.options, w.weights, state.memory, state.gradients);
   });
   if (!wants_image(a) || a.options.detach_mean) return;
   for_each(a.parallel, images * chunks.count, [&](int64_t task, int64_t) {
@@ -246,11 +229,29 @@ static void memory_backward_of_group(const BackwardArguments& a, const BackwardW
   });
 }
 
+// The rest of the memory side of all images.
+template <typename T, typename F = Arithmetic<T>>
+static void memories_backward(const BackwardArguments& a, const BackwardWorkspace<F>& w) {
+  const Sizes& s = a.sizes;
+  for_each(a.parallel, s.B, [&](int64_t image, int64_t) {
+    const ImageState<F> state = state_at<F>(s, w.states, w.state_bytes, image);
+    const Memory<F>& memory = state.memory;
+    const MemoryGradients<F>& g = state.gradients;
+    if (a.options.given) {
+      given_memory_backward(s, w.weights, memory, g);
+      write_slots_gradient<T>(s, memory, g.tables.addressing, s.C, a.gradients[kKeys], a.wide_words, image);
+      write_slots_gradient<T>(s, memory, g.tables.values, s.C, a.gradients[kValues], a.wide_words, image);
+    } else {
+      finish_memory_backward(s, w.weights, memory, g);
+      write_slots_gradient<T>(s, memory, g.words, s.D, a.gradients[kWords], a.wide_words, image);
+    }
+  });
+}
+
 template <typename T, typename F = Arithmetic<T>>
 static void backward_group(const BackwardArguments& a, const BackwardWorkspace<F>& w, int64_t first, int64_t images) {
   const Sizes& s = a.sizes;
   const int64_t chunks = chunks_of(s).count;
-  for_each(a.parallel, images, [&](int64_t i, int64_t) { recompute_memory<T>(a, w, first + i); });
   const auto pixels = [&]<typename E>() {
     for_each(a.parallel, images * chunks, [&](int64_t task, int64_t thread) {
       Arena arena{w.scratch + thread * w.scratch_bytes};
@@ -263,17 +264,20 @@ static void backward_group(const BackwardArguments& a, const BackwardWorkspace<F
   } else {
     pixels.template operator()<typename ProductOf<T>::type>();
   }
-  if (wants_memory(a)) memory_backward_of_group<T>(a, w, first, images);
+  if (wants_memory(a)) means_backward<T>(a, w, first, images);
 }
 
 template <typename T, typename F = Arithmetic<T>>
 static void backward_typed(const BackwardArguments& a) {
   Arena arena{static_cast<char*>(a.workspace)};
   const BackwardWorkspace<F> w = take_backward_workspace<T>(a, arena);
+  recompute_memories<T>(a, w);
   const int64_t group = group_size(a.sizes, sizeof(T));
   for (int64_t first = 0; first < a.sizes.B; first += group) {
     backward_group<T>(a, w, first, smaller(group, a.sizes.B - first));
   }
+  if (!wants_memory(a)) return;
+  memories_backward<T>(a, w);
   const WeightGradientInputs<F> inputs{a.sizes, w.states,       w.state_bytes, w.means, reinterpret_cast<F*>(w.scratch),
                                        w.scratch_bytes};
   weight_gradients<T>(inputs, a.gradients, a.wide_weights, a.parallel);

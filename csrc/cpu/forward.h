@@ -54,7 +54,7 @@ static ForwardWorkspace<F> take_forward_workspace(const ForwardArguments& a, Are
   w.weights = prepare_weights<T>(a.sizes, a.inputs, a.wide_weights, arena);
   w.sums = arena.take<double>(group * chunks_of(a.sizes).count * a.sizes.C);
   w.memory_bytes = memory_bytes<F>(a.sizes);
-  w.memories = arena.take<char>(group * w.memory_bytes);
+  w.memories = arena.take<char>(a.sizes.B * w.memory_bytes);
   w.scratch_bytes = larger(measure.used, pairs.used);
   w.scratch = arena.take<char>(a.parallel.threads * w.scratch_bytes);
   return w;
@@ -173,41 +173,40 @@ static int64_t sum_group(const ForwardArguments& a, const ForwardWorkspace<F>& w
 }
 
 template <typename T, typename F = Arithmetic<T>>
-static void write_memories(const ForwardArguments& a, const ForwardWorkspace<F>& w, int64_t first, int64_t images) {
+static void finish_memories(const ForwardArguments& a, const ForwardWorkspace<F>& w, int64_t first, int64_t images) {
   const Sizes& s = a.sizes;
   const int64_t parts = sum_group<T>(a, w, first, images);
   for_each(a.parallel, images, [&](int64_t i, int64_t) {
     const int64_t image = first + i;
     F* mean = static_cast<F*>(a.mean) + image * s.C;
     mean_of_chunks(w.sums + i * parts * s.C, parts, s.C, s.N, mean);
-    prepare_memory(s, a.options, w.weights, Stored<T>{a.inputs[kWords], a.wide_words}, a.mask, image, mean,
-                   memory_at<F>(s, w.memories, w.memory_bytes, i));
+    finish_memory(s, a.options, w.weights, mean, memory_at<F>(s, w.memories, w.memory_bytes, image));
   });
 }
 
-// One image's memory from the call's keys and values, in whatever direction.
-template <typename T, typename Arguments, typename F = Arithmetic<T>>
-static void take_memory_of_image(const Arguments& a, const Weights<F>& weights, int64_t image, const Memory<F>& out) {
-  take_given_memory(a.sizes, weights, Stored<T>{a.inputs[kKeys], a.wide_words},
-                    Stored<T>{a.inputs[kValues], a.wide_words}, a.mask, image, out);
+// All images' memories, as far as they don't wait for means; those that are given are whole then. In whatever direction.
+template <typename T, typename Arguments, typename MemoryAt, typename F = Arithmetic<T>>
+static void begin_memories(const Arguments& a, const Weights<F>& weights, const MemoryAt& memory_at) {
+  if (!a.options.given) {
+    prepare_memories(a.sizes, a.options, weights, Stored<T>{a.inputs[kWords], a.wide_words}, a.mask, a.parallel, memory_at);
+    return;
+  }
+  for_each(a.parallel, a.sizes.B, [&](int64_t image, int64_t) {
+    take_given_memory(a.sizes, weights, Stored<T>{a.inputs[kKeys], a.wide_words},
+                      Stored<T>{a.inputs[kValues], a.wide_words}, a.mask, image, memory_at(image));
+  });
 }
 
 template <typename T, typename F = Arithmetic<T>>
 static void forward_group(const ForwardArguments& a, const ForwardWorkspace<F>& w, int64_t first, int64_t images) {
   const Sizes& s = a.sizes;
   const int64_t chunks = chunks_of(s).count;
-  if (a.options.given) {
-    for_each(a.parallel, images, [&](int64_t i, int64_t) {
-      take_memory_of_image<T>(a, w.weights, first + i, memory_at<F>(s, w.memories, w.memory_bytes, i));
-    });
-  } else {
-    write_memories<T>(a, w, first, images);
-  }
+  if (!a.options.given) finish_memories<T>(a, w, first, images);
   const auto pixels = [&]<typename E>() {
     for_each(a.parallel, images * chunks, [&](int64_t task, int64_t thread) {
-      const int64_t i = task / chunks;
+      const int64_t image = first + task / chunks;
       Arena arena{w.scratch + thread * w.scratch_bytes};
-      forward_chunk<T, E>(a, w.weights, memory_at<F>(s, w.memories, w.memory_bytes, i), first + i, task % chunks,
+      forward_chunk<T, E>(a, w.weights, memory_at<F>(s, w.memories, w.memory_bytes, image), image, task % chunks,
                           take_forward_scratch<E>(s, arena));
     });
   };
@@ -218,10 +217,13 @@ static void forward_group(const ForwardArguments& a, const ForwardWorkspace<F>& 
   }
 }
 
-template <typename T>
+template <typename T, typename F = Arithmetic<T>>
 static void forward_typed(const ForwardArguments& a) {
   Arena arena{static_cast<char*>(a.workspace)};
   const auto workspace = take_forward_workspace<T>(a, arena);
+  begin_memories<T>(a, workspace.weights, [&](int64_t image) {
+    return memory_at<F>(a.sizes, workspace.memories, workspace.memory_bytes, image);
+  });
   const int64_t group = group_size(a.sizes, sizeof(T));
   for (int64_t first = 0; first < a.sizes.B; first += group) {
     forward_group<T>(a, workspace, first, smaller(group, a.sizes.B - first));

@@ -157,16 +157,22 @@ static void add_vector_matrix(const F* x, const F* weight, int64_t rows, int64_t
   }
 }
 
+// As far as the gradient of the image's mean.
 template <typename F>
-static void memory_backward(const Sizes& s, const Options& options, const Weights<F>& w, const Memory<F>& m,
-                            const MemoryGradients<F>& g) {
-  const int64_t Cp = round_up(s.C, kLanes<F>), Mp = round_up(s.M, kLanes<F>);
+static void mean_backward(const Sizes& s, const Options& options, const Weights<F>& w, const Memory<F>& m,
+                          const MemoryGradients<F>& g) {
   keys_and_values_backward(s, options, w, m, g);
   write_memory_backward(s, options, w, m, g);
-  words_backward(s, w, m, g);
   memset(g.mean, 0, sizeof(F) * s.C);
   add_vector_matrix(g.image_part, w.write_image, s.M, s.C, g.mean);
   add_vector_matrix(g.gate_sum, w.gate_image, s.G, s.C, g.mean);
+}
+
+// What is left then: the words' gradient, and what the parameters' are products of.
+template <typename F>
+static void finish_memory_backward(const Sizes& s, const Weights<F>& w, const Memory<F>& m, const MemoryGradients<F>& g) {
+  const int64_t Cp = round_up(s.C, kLanes<F>), Mp = round_up(s.M, kLanes<F>);
+  words_backward(s, w, m, g);
   // Padding rows of m and v may hold anything: their transposes' padding columns are never written out.
   transpose(m.memory, m.Tp, Mp, m.Tp, g.memory_t, Mp);
   transpose(m.values, m.Tp, Cp, m.Tp, g.values_t, Cp);

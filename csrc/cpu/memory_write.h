@@ -97,11 +97,20 @@ static void linear(const F* weight, const F* bias, int64_t features, int64_t dep
   }
 }
 
-// g_t = σ(A w_t + B r)
+// What doesn't wait for the image, of the memory's rows [first, last): φ(W_w w_t + b_w), and with it A w_t, in the gate's place.
+template <typename F>
+static void write_words(const Sizes& s, const Options& options, const Weights<F>& w, int64_t first, int64_t last,
+                        const Memory<F>& out) {
+  linear(w.write_word + first * s.D, w.write_word_bias + first, last - first, s.D, out.words_t, out.Tp,
+         out.word_part + first * out.Tp, options.relu);
+  const int64_t gate = s.G > 1 ? first : 0, gates = s.G > 1 ? last - first : first == 0;
+  gemm<F>(gates, out.Tp, s.D, {w.gate_word + gate * s.D, s.D, 1}, out.words_t, out.Tp, out.gate + gate * out.Tp, out.Tp);
+}
+
+// g_t = σ(A w_t + B r), from A w_t.
 template <typename F>
 static void write_gate(const Sizes& s, const Options& options, const Weights<F>& w, const F* mean,
                        const Memory<F>& out) {
-  gemm<F>(s.G, out.Tp, s.D, {w.gate_word, s.D, 1}, out.words_t, out.Tp, out.gate, out.Tp);
   for (int64_t g = 0; g < s.G; ++g) {
     const F image = dot(w.gate_image + g * s.C, mean, s.C);
     for (int64_t t = 0; t < out.Tp; t += kLanes<F>) {
@@ -117,7 +126,6 @@ template <typename F>
 static void write_memory(const Sizes& s, const Options& options, const Weights<F>& w, const F* mean,
                          const Memory<F>& out) {
   write_gate(s, options, w, mean, out);
-  linear(w.write_word, w.write_word_bias, s.M, s.D, out.words_t, out.Tp, out.word_part, options.relu);
   for (int64_t m = 0; m < s.M; ++m) {
     const F x = dot(w.write_image + m * s.C, mean, s.C) + w.write_image_bias[m];
     out.image_part[m] = options.relu && x < F(0) ? F(0) : x;
@@ -167,12 +175,35 @@ static void read_out_memory(const Sizes& s, const Options& options, const Weight
 }
 
 template <typename T, typename F = Arithmetic<T>>
-static void prepare_memory(const Sizes& s, const Options& options, const Weights<F>& w, Stored<T> words,
-                           const bool* mask, int64_t image, const F* mean, const Memory<F>& out) {
+static void prepare_words(const Sizes& s, Stored<T> words, const bool* mask, int64_t image, const Memory<F>& out) {
   find_slots(s, mask, image, out);
   pack_words(s, words, image, out);
+}
+
+// The rest, once the words' part is there and the image's mean is known.
+template <typename F>
+static void finish_memory(const Sizes& s, const Options& options, const Weights<F>& w, const F* mean,
+                          const Memory<F>& out) {
   write_memory(s, options, w, mean, out);
   read_out_memory(s, options, w, out);
+}
+
+// Rows of the memory that one task writes: whole blocks of the product, and enough of them to be worth a task.
+KVMEM_INLINE int64_t rows_of_task(const Sizes& s) {
+  constexpr int64_t work = 1 << 18;
+  return round_up(larger(1, work / larger(1, s.T * s.D)), kRows);
+}
+
+// What doesn't wait for the images' means, of all images of a call; memory_at(image) says where.
+template <typename T, typename MemoryAt, typename F = Arithmetic<T>>
+static void prepare_memories(const Sizes& s, const Options& options, const Weights<F>& w, Stored<T> words,
+                             const bool* mask, const Parallel& parallel, const MemoryAt& memory_at) {
+  for_each(parallel, s.B, [&](int64_t image, int64_t) { prepare_words(s, words, mask, image, memory_at(image)); });
+  const int64_t rows = rows_of_task(s), tasks = (s.M + rows - 1) / rows;
+  for_each(parallel, s.B * tasks, [&](int64_t task, int64_t) {
+    const int64_t first = task % tasks * rows;
+    write_words(s, options, w, first, smaller(s.M, first + rows), memory_at(task / tasks));
+  });
 }
 
 // One of the tables (C, Tp) from what is given (B, T, C): what stands in a slot that holds nothing doesn't matter. The padding

@@ -186,6 +186,9 @@ def cluster_proofs() -> Iterator[Proof]:
     for dtype, direction, blocks in product(DTYPES[:2], DIRECTIONS, CLUSTER_POSITIONS):
         call = Call(direction, dtype, N=CLUSTER_POSITIONS[blocks], largest_cluster=blocks)
         yield Proof(f"cluster_{direction}_kernel", call, f"{blocks} blocks", seconds=1800)
+    for dtype, direction in product(DTYPES[:2], DIRECTIONS):
+        call = Call(direction, dtype, N=CLUSTER_POSITIONS[2], T=3, mask=True, largest_cluster=2)
+        yield Proof(f"cluster_{direction}_kernel", call, "2 blocks, mask")
     for dtype, channels_last in product(("bfloat16", "float16"), FORMATS):
         for many_slots, attention in product((False, True), (False, True)):
             call = replace(ring("forward", dtype, channels_last, many_slots, attention), wide_weights=True)

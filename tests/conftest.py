@@ -25,6 +25,19 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, handler)
 
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of the proofs that ran, of all processes."""
+    reports = [report for group in ("passed", "failed") for report in terminalreporter.getreports(group)]
+    properties = [found for report in reports for found in report.user_properties]
+    if not properties:
+        return
+    from prove_kernels import HEADER, PROOF_ROW
+
+    rows = sorted(row for name, row in properties if name == PROOF_ROW)
+    terminalreporter.write_line("\n".join([HEADER, *rows]))
+
+
 TINY = """
 --data.birds.classes 12 --data.birds.test-classes 4 --data.birds.images-per-class 6 --data.birds.captions-per-image 2
 --data.birds.image-size 40 --model.base-size 16 --model.stages 2 --model.width 4 --model.noise-dim 8

@@ -14,12 +14,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support"), str(ROOT / "tests" /
 
 import proofs  # noqa: E402
 from configurations import PROOFS, Proof, steps_of  # noqa: E402
-from prover import processor_seconds, prove  # noqa: E402
+from prover import Verdict, processor_seconds, prove  # noqa: E402
 
+# Under this name a test's row goes to pytest's report, whose end prints the table.
+PROOF_ROW = "row of the table of proofs"
 HEADER = "| kernel | configuration | blocks × cluster | result | seconds |\n|---|---|---|---|---|"
 
 
-def row(proof: Proof) -> str:
+def judge(proof: Proof) -> tuple[Verdict, str]:
+    """What the prover says, and that as a row of the table."""
     launch = proofs.launches_of(proof.kernel, proof.call.arguments())[proof.step]
     before = processor_seconds()
     verdict = prove(proofs.entries()[launch.kernel], launch, proof.seconds)
@@ -27,11 +30,11 @@ def row(proof: Proof) -> str:
     step = f", step {proof.step}" if steps_of(proof.kernel, proof.call) > 1 else ""
     about = f"{proof.call.direction}, {form}, {proof.about}{step}"
     result = f"{verdict.result} | {processor_seconds() - before:.1f}"
-    return f"| `{launch.kernel}` | {about} | {launch.blocks} × {launch.cluster} | {result} |"
+    return verdict, f"| `{launch.kernel}` | {about} | {launch.blocks} × {launch.cluster} | {result} |"
 
 
 def rows(words: list[str]) -> Iterator[str]:
-    return (row(proof) for proof in PROOFS if all(word in proof.id for word in words))
+    return (judge(proof)[1] for proof in PROOFS if all(word in proof.id for word in words))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import proofs
 import pytest
 from configurations import PROOFS, UNPROVEN, Call, Proof, Unproven, ring, steps_of
+from prove_kernels import PROOF_ROW, judge
 from prover import described, prove
 from ptx_entries import Entry
 
@@ -15,9 +18,11 @@ def parameters(found: tuple[Proof, ...]) -> list:
 
 @pytest.mark.proof
 @pytest.mark.parametrize("proof", parameters(PROOFS))
-def test_race_free(entries: dict[str, Entry], prover: None, proof: Proof) -> None:
-    launch = proofs.launches_of(proof.kernel, proof.call.arguments())[proof.step]
-    verdict = prove(entries[launch.kernel], launch, proof.seconds)
+def test_race_free(
+    entries: dict[str, Entry], prover: None, proof: Proof, record_property: Callable[[str, str], None]
+) -> None:
+    verdict, row = judge(proof)
+    record_property(PROOF_ROW, row)
     assert verdict.result == "race_free", verdict.reasons
     assert verdict.report["checks"]["memory"] == verdict.report["checks"]["synchronization"] == "passed"
     assert verdict.report["search_complete"] and verdict.report["memory_analysis_complete"]

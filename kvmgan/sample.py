@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -43,6 +43,9 @@ class SampleCommand:
     """Folder for the PNG files."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision that the generator computes in: 16 bits change levels by less than one of 255 on average, and take half
+    the time where the device multiplies them faster."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +61,7 @@ def _sample(argv: Sequence[str]) -> None:
     from kvmgan.actions.sample import Drawing, sample
 
     asked = Drawing(command.count, command.seed, command.truncation, command.batch_size)
-    sample(command.source, texts, asked, command.out, command.device)
+    sample(command.source, texts, asked, command.out, command.device, command.dtype)
 
 
 def _texts(command: SampleCommand) -> list[str]:

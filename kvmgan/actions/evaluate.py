@@ -17,6 +17,7 @@ from kvmgan.evaluation.published import published_rows
 from kvmgan.evaluation.tables import latex, markdown
 from kvmgan.files import check_writable, write_text
 from kvmgan.metrics.metric_rows import append_metrics, format_metrics
+from kvmgan.models.inference import for_inference
 from kvmgan.parallel import processes
 from kvmgan.parallel.processes import joined
 from kvmgan.runs.interruption import SignalGuard
@@ -104,7 +105,8 @@ def _score(
     prepared = find_prepared(cache_dir, root, options.sizes)
     dataset, truth = load_test_split(options.data, options.sizes, root, encoders.vocabulary, prepared)
     evaluator = Evaluator(encoders, dataset, truth, options.evaluation, device, panel, cache_dir)
-    rows = evaluator.score_average(checkpoint.generator().to(device), options.model, options.training.seed)
+    generator = for_inference(checkpoint.generator().to(device))
+    rows = evaluator.score_average(generator, options.model, options.training.seed)
     print(format_metrics(rows))
     metrics = metrics_path(checkpoint.folder)
     if processes.leads():

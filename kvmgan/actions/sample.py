@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from kvmgan.figures.attention_maps import attention_maps
 from kvmgan.figures.pictures import save_png
 from kvmgan.figures.stage_strip import stage_strip
@@ -30,7 +32,7 @@ class Drawing:
     batch_size: int
 
 
-def sample(source: str, texts: Sequence[str], asked: Drawing, out: Path, device: str) -> None:
+def sample(source: str, texts: Sequence[str], asked: Drawing, out: Path, device: str, dtype: str) -> None:
     """Draw the captions into ``out``: pictures, their stages and, if the model looks at words, where it does.
 
     Raises:
@@ -45,7 +47,7 @@ def sample(source: str, texts: Sequence[str], asked: Drawing, out: Path, device:
         for note in (note for caption in captions for note in caption.notes):
             print(f"warning: {note}", file=sys.stderr)
         check_writable(out, "--out")
-        pipeline = Pipeline.of_model(model, device=place)
+        pipeline = Pipeline.of_model(model, device=place).to(dtype=getattr(torch, dtype))
         for number, caption in enumerate(captions, start=1):
             _draw(pipeline, caption, asked, out / f"{number:03d}-{_slug(caption.text)}")
 

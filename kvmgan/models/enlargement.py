@@ -25,11 +25,16 @@ def enlarging_conv(features: Tensor, weight: Tensor) -> Tensor:
     batch, _, height, width = features.shape
     if batch * height * width < FEW_POSITIONS:
         return F.conv2d(F.interpolate(features, scale_factor=2.0, mode="nearest"), weight, padding=1)
-    flipped = weight.flip(2, 3).transpose(0, 1)
-    kernel = F.avg_pool2d(flipped, kernel_size=2, stride=1, padding=1, divisor_override=1)
+    kernel = enlarging_kernel(weight)
     if height * width > 2 * STRIP_POSITIONS and _strips_are_faster(features):
         return _StripwiseTransposedConv.apply(features, kernel)
     return F.conv_transpose2d(features, kernel, stride=2, padding=1)
+
+
+def enlarging_kernel(weight: Tensor) -> Tensor:
+    """The kernel (in, out, 4, 4) of the transposed convolution that a 3x3 ``weight`` (out, in, 3, 3) becomes."""
+    flipped = weight.flip(2, 3).transpose(0, 1)
+    return F.avg_pool2d(flipped, kernel_size=2, stride=1, padding=1, divisor_override=1)
 
 
 def _strips_are_faster(features: Tensor) -> bool:

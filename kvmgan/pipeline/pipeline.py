@@ -18,6 +18,7 @@ from kvmgan.data.pixels import to_bytes
 from kvmgan.data.samples import pad
 from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.models.generator import Generator, GeneratorOutput
+from kvmgan.models.inference import for_inference
 from kvmgan.models.text_encoder import TextEncoder, word_mask
 from kvmgan.pipeline.caption import Caption, read_caption
 from kvmgan.pipeline.folder import STORED_DTYPES, write_pipeline
@@ -67,6 +68,7 @@ class Pipeline:
     ) -> None:
         self.settings, self.vocabulary = settings, vocabulary
         self.generator, self.text_encoder = generator, text_encoder
+        self._prepared: tuple[tuple[int, ...], Generator] | None = None
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, device: str | torch.device = "cpu") -> Pipeline:
@@ -128,6 +130,7 @@ class Pipeline:
             self.generator.to(place)
         if dtype is not None:
             self.generator.to(dtype)
+        self._prepared = None
         return self
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
@@ -292,7 +295,7 @@ class Pipeline:
         lengths = torch.tensor([len(order.words) for order in batch])
         sentence, drawn = (torch.stack([getattr(order, name) for order in batch]) for name in ("sentence", "noise"))
         noise, condition = self._placed(drawn).split(self.settings.noise_dims, dim=1)
-        made = self.generator(
+        made = self._ready()(
             noise,
             self._placed(sentence),
             self._placed(words),
@@ -301,6 +304,13 @@ class Pipeline:
             return_attention=attention,
         )
         return _generated(batch, made)
+
+    def _ready(self) -> Generator:
+        """The generator ready to draw with, made anew where its weights have been written to."""
+        versions = tuple(tensor._version for tensor in self.generator.state_dict(keep_vars=True).values())
+        if self._prepared is None or self._prepared[0] != versions:
+            self._prepared = versions, for_inference(self.generator)
+        return self._prepared[1]
 
     def _placed(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.dtype)

@@ -20,6 +20,7 @@ from kvmgan.evaluation.evaluator import Evaluator
 from kvmgan.figures.pictures import save_png
 from kvmgan.files import read_json, write_text
 from kvmgan.metrics.metric_rows import append_metrics, format_metrics
+from kvmgan.models.inference import for_inference
 from kvmgan.parallel import processes
 from kvmgan.parallel.exchange import summed, take_buffers_of_leader
 from kvmgan.pretraining.encoders import Encoders
@@ -113,7 +114,7 @@ class Loop:
         if not self.training.sync_batch_norm:
             # All draw their shares with the model that the leader writes.
             take_buffers_of_leader(state.average.model)
-        rows = self.evaluator.score_average(state.average.model, self.options.model, self.training.seed)
+        rows = self.evaluator.score_average(for_inference(state.average.model), self.options.model, self.training.seed)
         if processes.leads():
             append_metrics(self.run_folder.metrics, rows, state.step)
         self.log.write(state.step, {f"{row['metric']}_{row['subject']}": row["value"] for row in rows})

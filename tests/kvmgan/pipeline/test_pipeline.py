@@ -53,6 +53,18 @@ def test_the_generator_is_given_the_caption_and_the_seeds_noise(pipeline):
     assert np.abs(levels(made) - expected).max() <= 1
 
 
+def test_weights_that_are_written_to_are_drawn_with(pipeline):
+    """What is made of them beforehand is made anew, wherever they are written to."""
+    before = pipeline(RED)[0].picture.tobytes()
+    bias = pipeline.generator.initial.norm.bias
+    kept = bias.clone()
+    with torch.no_grad():
+        bias.add_(1)
+    changed = pipeline(RED)[0].picture.tobytes()
+    pipeline.generator.load_state_dict(pipeline.generator.state_dict() | {"initial.norm.bias": kept})
+    assert changed != before and pipeline(RED)[0].picture.tobytes() == before
+
+
 def test_a_batch_changes_nothing_but_rounding(pipeline):
     alone, together = (pipeline([RED, BLUE], count=3, seed=3, batch_size=size) for size in (1, 4))
     assert max(np.abs(levels(a) - levels(b)).max() for a, b in zip(alone, together, strict=True)) <= 1

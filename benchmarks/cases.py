@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from attention_composition import AttentionComposition
 
 import kvmem
 from kvmem.reference import kv_memory_reference
 
 DIRECTIONS = ("forward", "forward + backward")
-CONTENDERS = ("fused", "eager", "compiled")
+CONTENDERS = ("fused", "eager", "compiled", "attention")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,24 @@ CASES = (
     Case("main, bfloat16", 4, 64, 128, 18, 256, torch.bfloat16),
 )
 
+PAPER = [("64²", 64), ("128²", 128)]
+BATCHES, SLOTS, CHANNELS = (1, 4, 16), (12, 18, 77), (32, 64, 256, 320)
+# By `python benchmarks/run.py --all`: what a user's shape may cost, and where it begins to cost more.
+ALL_CASES = (
+    *CASES,
+    *(Case(f"B={batch}, {name}", batch, 64, size, 18, 256) for batch in BATCHES for name, size in PAPER),
+    *(Case(f"B={batch}, 128², bfloat16", batch, 64, 128, 18, 256, torch.bfloat16) for batch in (1, 16)),
+    *(Case(f"T={slots}, 64²", 4, 64, 64, slots, 256) for slots in SLOTS if slots != 18),
+    *(Case(f"C={channels}, 32²", 4, channels, 32, 18, 256) for channels in CHANNELS),
+    *(Case(f"{size}²", 1, 64, size, 18, 256) for size in (256, 512)),
+    Case("127²", 4, 64, 127, 18, 256),
+    Case("127², bfloat16", 4, 64, 127, 18, 256, torch.bfloat16),
+    Case("main, bfloat16, channels_last", 4, 64, 128, 18, 256, torch.bfloat16, torch.channels_last),
+    Case("C=320, T=77, D=768, 32²", 4, 320, 32, 77, 768),
+    Case("C=320, T=77, D=768, 32², bfloat16", 4, 320, 32, 77, 768, torch.bfloat16),
+    Case("C=1280, T=77, D=768, 8²", 4, 1280, 8, 77, 768),
+)
+
 
 def make_contenders(case: Case, direction: str) -> dict[str, Callable[[], object]]:
     """Name -> a function that runs the layer once on the same values.
@@ -70,6 +89,7 @@ def make_contenders(case: Case, direction: str) -> dict[str, Callable[[], object
     grad_out = torch.randn_like(image)
     layers = {"eager": make_layer(case, "eager")}
     layers["compiled"] = torch.compile(layers["eager"], fullgraph=True, dynamic=False)
+    layers["attention"] = AttentionComposition(make_layer(case, "eager"))
     if kvmem.backends()["cpu"].available:
         layers = {"fused": make_layer(case, "cpu"), **layers}
     backward = direction != "forward"

@@ -15,8 +15,10 @@ COLUMNS = (
     ("compiled_ms", "compile ms", ".2f"),
     ("eager_over_fused", "x eager", ".1f"),
     ("compiled_over_fused", "x compile", ".1f"),
+    ("attention_over_fused", "x attention", ".1f"),
     ("limit_ms", "limit ms", ".2f"),
     ("fused_over_limit", "fused/limit", ".1f"),
+    ("peak_over_eager", "memory/eager", ".2f"),
     ("copy_ms", "copy ms", ".2f"),
     ("gemm_gflops", "GEMM GFLOP/s", ".0f"),
     ("processors", "processors", ".2f"),
@@ -24,6 +26,7 @@ COLUMNS = (
 LEGEND = (
     "medians of interleaved rounds; x eager, x compile: how many times faster the fused layer is; limit: the larger of",
     "the time of copying the image (2.5 times with backward) and the FLOPs at the float32 GEMM rate of the same rounds",
+    "x attention: than a composition around scaled_dot_product_attention; memory/eager: peak beyond inputs and results",
     "processors: those that the GEMM had; fewer than threads: the machine was busy otherwise, the times mean little",
 )
 

@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from cases import CASES, DIRECTIONS, Case
+from cases import ALL_CASES, CASES, DIRECTIONS, Case
 from gpu_cases import COMPILED_CASES, GPU_CASES, GPU_DIRECTIONS, KERNELS
 from gpu_report import bars, describe_gpu, format_bars, format_gpu_table
 from gpu_timing import GpuMeasurement, gemm_rates
@@ -25,7 +25,9 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to measure (default: cpu)")
     parser.add_argument("--json", type=Path, help="file to write the machine and the results to")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch (default: 2)")
-    names = [case.name for case in (*CASES, *GPU_CASES)]
+    parser.add_argument("--all", action="store_true", help="on a CPU: many more shapes, about twenty minutes")
+    parser.add_argument("--isa", default="auto", help="on a CPU: instruction set of the kernels (default: the widest)")
+    names = [case.name for case in (*ALL_CASES, *GPU_CASES)]
     parser.add_argument(
         "--case", choices=names, action="append", metavar="NAME", help="only this case; may be repeated"
     )
@@ -46,12 +48,16 @@ def chosen(cases: tuple, arguments: argparse.Namespace) -> list:
 
 
 def run_on_cpu(arguments: argparse.Namespace) -> None:
-    cases = chosen(CASES, arguments)
-    summaries = [Measurement(case, direction).summary() for case in cases for direction in DIRECTIONS]
+    if kvmem.backends()["cpu"].available:
+        torch.ops.kvmem.cpu_isa(arguments.isa)
     machine = describe_machine()
+    summaries: list[dict] = []
+    cases = chosen(ALL_CASES if arguments.all or arguments.case else CASES, arguments)
+    for case, direction in product(cases, DIRECTIONS):
+        summaries.append(Measurement(case, direction).summary())
+        write(arguments.json, {"machine": machine, "results": summaries})
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     print("\n".join(format_table(summaries)))
-    write(arguments.json, {"machine": machine, "results": summaries})
 
 
 def run_on_gpu(arguments: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ from time import perf_counter, process_time
 
 import torch
 from cases import Case, make_contenders
+from memory import peak_beyond_results
 
 SECONDS = 4.0
 FEWEST_ROUNDS, MOST_ROUNDS = 11, 300
@@ -46,7 +47,11 @@ class Measurement:
             self.gemm_processor_seconds.append(process_time() - start)
 
         yardsticks = {"copy": lambda: target.copy_(image), "gemm": gemm}
-        self.seconds = interleave(make_contenders(case, direction) | yardsticks)
+        contenders = make_contenders(case, direction)
+        self.seconds = interleave(contenders | yardsticks)
+        # With backward, the output is beside what the contenders return.
+        output = image.numel() * image.element_size() if direction != "forward" else 0
+        self.peak_bytes = {name: peak_beyond_results(contenders[name]) - output for name in contenders}
 
     def median(self, name: str) -> float:
         """Median seconds of a contender, of copying the image ("copy") or of a float32 matrix product ("gemm")."""
@@ -80,6 +85,9 @@ class Measurement:
             "compiled_ms": compiled * 1e3,
             "eager_over_fused": fused and eager / fused,
             "compiled_over_fused": fused and compiled / fused,
+            "attention_over_fused": fused and self.median("attention") / fused,
+            "peak_mib": {name: peak / 2**20 for name, peak in self.peak_bytes.items()},
+            "peak_over_eager": fused and self.peak_bytes["fused"] / max(1, self.peak_bytes["eager"]),
             "limit_ms": self.limit * 1e3,
             "fused_over_limit": fused and fused / self.limit,
             "copy_ms": self.median("copy") * 1e3,

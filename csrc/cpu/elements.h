@@ -77,11 +77,6 @@ template <typename E>
 KVMEM_INLINE int64_t elements(int64_t numbers) {
   return (numbers + kNumbers<E> - 1) / kNumbers<E>;
 }
-// Numbers of a row that whole vectors of elements hold.
-template <typename E>
-KVMEM_INLINE int64_t padded(int64_t numbers) {
-  return round_up(numbers, kLanes<NumberOf<E>> * kNumbers<E>);
-}
 
 // A type of images whose products may be of pairs.
 template <typename T>
@@ -96,7 +91,7 @@ struct ProductOf<bfloat16> {
 #endif
 
 // Numbers (rows, width) as elements down, (elements(rows), width), in `out` or, where they are elements already, where they
-// are. width is a multiple of the lanes; `valid` of a row's numbers are taken, the rest are 0.
+// are. width is a multiple of the lanes.
 template <typename E, typename F = NumberOf<E>>
 static const E* elements_down(const F* numbers, int64_t rows, int64_t width, int64_t pitch, E* out) {
   if constexpr (kNumbers<E> == 1) {

@@ -307,7 +307,9 @@ class Pipeline:
 
     def _ready(self) -> Generator:
         """The generator ready to draw with, made anew where its weights have been written to."""
-        versions = tuple(tensor._version for tensor in self.generator.state_dict(keep_vars=True).values())
+        weights = self.generator.state_dict(keep_vars=True).values()
+        # Those read in torch.inference_mode() can't be written to outside of it, and count no versions.
+        versions = tuple(0 if tensor.is_inference() else tensor._version for tensor in weights)
         if self._prepared is None or self._prepared[0] != versions:
             self._prepared = versions, for_inference(self.generator)
         return self._prepared[1]

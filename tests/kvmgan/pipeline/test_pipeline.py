@@ -65,6 +65,16 @@ def test_weights_that_are_written_to_are_drawn_with(pipeline):
     assert changed != before and pipeline(RED)[0].picture.tobytes() == before
 
 
+def test_in_inference_mode(pipeline, tmp_path):
+    """Read and asked there, as outside of it."""
+    folder = pipeline.save_pretrained(tmp_path / "model")
+    with torch.inference_mode():
+        inside = kvmgan.Pipeline.from_pretrained(folder)
+        made = inside(RED, seed=3)[0]
+    for found in (made, inside(RED, seed=3)[0]):
+        assert found.picture.tobytes() == pipeline(RED, seed=3)[0].picture.tobytes()
+
+
 def test_a_batch_changes_nothing_but_rounding(pipeline):
     alone, together = (pipeline([RED, BLUE], count=3, seed=3, batch_size=size) for size in (1, 4))
     assert max(np.abs(levels(a) - levels(b)).max() for a, b in zip(alone, together, strict=True)) <= 1

@@ -28,13 +28,20 @@ struct Factors {
   int64_t width, depth;
 };
 
-// Where a tile of the result goes.
+// Where a tile of the result goes, and whether past the caches.
 template <typename T>
 struct Target {
   Plane<T> image;
   int64_t start, count;
   bool streamed;
 };
+
+// Whether the tile can go there from registers: whole aligned vectors where it goes past the caches, else whole vectors.
+template <typename E, typename T>
+static bool fits_directly(const Target<T>& out) {
+  const bool whole = out.image.channels_last ? out.image.C % kAcross<E> == 0 : out.count == kTile;
+  return whole && (!out.streamed || is_aligned(out.image, out.start));
+}
 
 #ifdef KVMEM_PAIRS
 template <bool streamed, int columns>
@@ -123,17 +130,37 @@ static void blend_directly(const Factors<E>& f, const F* rest, Plane<const T> im
   }
 }
 
+// A tile of a contiguous image by way of a packed buffer (Cp, kTile): a part of one, or one whose rows begin anywhere.
+template <bool gated, typename T, typename E, typename F = NumberOf<E>>
+static void blend_packed(const Factors<E>& f, const F* rest, const E* x, const Target<T>& out, F* buffer,
+                         Beside* beside) {
+  const Plane<F> packed{buffer, out.image.C, kTile, false};
+  blend_channels<gated, false>(f, rest, x, Target<F>{packed, 0, kTile, false}, beside);
+  for (int64_t c = 0; c < out.image.C; ++c) {
+    T* row = out.image.data + c * out.image.N + out.start;
+    if (sizeof(T) == sizeof(F) && out.streamed) {
+      stream_row(buffer + c * kTile, out.count, reinterpret_cast<F*>(row));
+    } else {
+      write_row(buffer + c * kTile, out.count, row);
+    }
+  }
+}
+
 // out = what the gate keeps of `image`, whose tile lies in x, + A B.
 template <typename T, typename E, typename F = NumberOf<E>>
-static void blend(const Factors<E>& f, Gate<F> gate, Plane<const T> image, const E* x, const Target<T>& out, F* buffer,
+static void blend(const Factors<E>& f, Gate<F> gate, Plane<const T> image, const E* x, Target<T> out, F* buffer,
                   F* positions, Beside* beside) {
-  const bool whole = out.image.channels_last ? out.image.C % kAcross<E> == 0 : out.count == kTile;
-  if (!whole || gate.rows > 1 || f.depth > kDepth) {
-    blend_in_buffer(f, gate, x, out, buffer, positions, beside);
-    return;
+  // Past the caches go whole vectors: numbers of 16 bits where pairs are written, and rows that begin anywhere by a buffer.
+  constexpr bool streams = sizeof(T) * kNumbers<E> == sizeof(F);
+  const bool by_buffer = sizeof(T) == sizeof(F) && !out.image.channels_last;
+  out.streamed = out.streamed && streams && (by_buffer || is_aligned(out.image, out.start));
+  const bool simple = gate.rows <= 1 && f.depth <= kDepth;
+  if (simple && !out.image.channels_last && !fits_directly<E>(out)) {
+    if (gate.rest) return blend_packed<true>(f, gate.rest, x, out, buffer, beside);
+    return blend_packed<false>(f, gate.rest, x, out, buffer, beside);
   }
-  // Two bytes a number are past the caches in whole vectors only where pairs are written.
-  if constexpr (sizeof(T) * kNumbers<E> == sizeof(F)) {
+  if (!simple || !fits_directly<E>(out)) return blend_in_buffer(f, gate, x, out, buffer, positions, beside);
+  if constexpr (streams) {
     if (out.streamed && gate.rest) return blend_directly<true, true>(f, gate.rest, image, x, out, beside);
     if (out.streamed) return blend_directly<false, true>(f, gate.rest, image, x, out, beside);
   }

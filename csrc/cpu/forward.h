@@ -141,8 +141,7 @@ static void forward_chunk(const ForwardArguments& a, const Weights<F>& weights, 
       T* attention = static_cast<T*>(a.attention) + image * s.T * s.N;
       write_attention(s, memory, scratch.scores, attention, start, count);
     }
-    const bool streamed = large && can_stream(out, start, count);
-    respond_tile(s, memory, h, channels, {out, start, count, streamed}, scratch, beside);
+    respond_tile(s, memory, h, channels, {out, start, count, large}, scratch, beside);
   }
   if (large) finish_streaming();
 }

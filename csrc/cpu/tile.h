@@ -41,12 +41,21 @@ KVMEM_INLINE Vector<F> load_part(const T* p, int64_t count) {
 // before. Near what memcpy takes for the same decision on a processor with 16 MiB of last-level cache a core.
 constexpr int64_t kStreamBytes = 12 << 20;
 
-// Whether all rows of the tile are whole aligned vectors.
+// Whether all rows of a tile from `start` on begin at a vector's alignment.
 template <typename T>
-static bool can_stream(Plane<T> image, int64_t start, int64_t count) {
+static bool is_aligned(Plane<T> image, int64_t start) {
   const int64_t pitch = image.channels_last ? image.C : image.N, lanes = kVectorBytes / static_cast<int64_t>(sizeof(T));
-  if (pitch % lanes != 0 || (!image.channels_last && count % kTile != 0)) return false;
-  return reinterpret_cast<uintptr_t>(image.data + (image.channels_last ? 0 : start)) % kVectorBytes == 0;
+  const T* first = image.data + (image.channels_last ? 0 : start);
+  return pitch % lanes == 0 && reinterpret_cast<uintptr_t>(first) % kVectorBytes == 0;
+}
+
+// Past the caches but for what doesn't fill an aligned vector.
+template <typename F>
+static void stream_row(const F* src, int64_t n, F* dst) {
+  int64_t i = 0;
+  for (; i < n && reinterpret_cast<uintptr_t>(dst + i) % kVectorBytes != 0; ++i) dst[i] = src[i];
+  for (; i + kLanes<F> <= n; i += kLanes<F>) stream<F>(dst + i, load<F>(src + i));
+  for (; i < n; ++i) dst[i] = src[i];
 }
 
 template <typename T, typename F = Arithmetic<T>>

@@ -70,11 +70,11 @@ static void recompute_memories(const BackwardArguments& a, const BackwardWorkspa
   begin_memories<T>(a, w.weights, memory_of);
   if (a.options.given) return;
   const int64_t Cp = round_up(s.C, kLanes<F>);
-  for_each(a.parallel, s.B, [&](int64_t image, int64_t) {
-    F* mean = w.means + image * Cp;
-    read_row(static_cast<const F*>(a.mean) + image * s.C, s.C, mean, Cp);
-    finish_memory(s, a.options, w.weights, mean, memory_of(image));
-  });
+  const auto mean_at = [&](int64_t image) { return w.means + image * Cp; };
+  const auto read_mean = [&](int64_t image) {
+    read_row(static_cast<const F*>(a.mean) + image * s.C, s.C, mean_at(image), Cp);
+  };
+  finish_memories(s, a.options, w.weights, a.parallel, s.B, read_mean, mean_at, memory_of);
 }
 
 // h and dout, the one after the other.

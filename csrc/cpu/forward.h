@@ -172,14 +172,13 @@ static int64_t sum_group(const ForwardArguments& a, const ForwardWorkspace<F>& w
 }
 
 template <typename T, typename F = Arithmetic<T>>
-static void finish_memories(const ForwardArguments& a, const ForwardWorkspace<F>& w, int64_t first, int64_t images) {
+static void finish_group(const ForwardArguments& a, const ForwardWorkspace<F>& w, int64_t first, int64_t images) {
   const Sizes& s = a.sizes;
   const int64_t parts = sum_group<T>(a, w, first, images);
-  for_each(a.parallel, images, [&](int64_t i, int64_t) {
-    const int64_t image = first + i;
-    F* mean = static_cast<F*>(a.mean) + image * s.C;
-    mean_of_chunks(w.sums + i * parts * s.C, parts, s.C, s.N, mean);
-    finish_memory(s, a.options, w.weights, mean, memory_at<F>(s, w.memories, w.memory_bytes, image));
+  const auto mean_at = [&](int64_t i) { return static_cast<F*>(a.mean) + (first + i) * s.C; };
+  const auto make_mean = [&](int64_t i) { mean_of_chunks(w.sums + i * parts * s.C, parts, s.C, s.N, mean_at(i)); };
+  finish_memories(s, a.options, w.weights, a.parallel, images, make_mean, mean_at, [&](int64_t i) {
+    return memory_at<F>(s, w.memories, w.memory_bytes, first + i);
   });
 }
 
@@ -200,7 +199,7 @@ template <typename T, typename F = Arithmetic<T>>
 static void forward_group(const ForwardArguments& a, const ForwardWorkspace<F>& w, int64_t first, int64_t images) {
   const Sizes& s = a.sizes;
   const int64_t chunks = chunks_of(s).count;
-  if (!a.options.given) finish_memories<T>(a, w, first, images);
+  if (!a.options.given) finish_group<T>(a, w, first, images);
   const auto pixels = [&]<typename E>() {
     for_each(a.parallel, images * chunks, [&](int64_t task, int64_t thread) {
       const int64_t image = first + task / chunks;

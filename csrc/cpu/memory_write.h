@@ -121,12 +121,11 @@ static void write_gate(const Sizes& s, const Options& options, const Weights<F>&
   }
 }
 
-// m_t = g_t ⊙ φ(W_w w_t + b_w) + (1 - g_t) ⊙ φ(W_r r + b_r)
+// m_t = g_t ⊙ φ(W_w w_t + b_w) + (1 - g_t) ⊙ φ(W_r r + b_r), rows [first, last).
 template <typename F>
-static void write_memory(const Sizes& s, const Options& options, const Weights<F>& w, const F* mean,
-                         const Memory<F>& out) {
-  write_gate(s, options, w, mean, out);
-  for (int64_t m = 0; m < s.M; ++m) {
+static void write_memory(const Sizes& s, const Options& options, const Weights<F>& w, int64_t first, int64_t last,
+                         const F* mean, const Memory<F>& out) {
+  for (int64_t m = first; m < last; ++m) {
     const F x = dot(w.write_image + m * s.C, mean, s.C) + w.write_image_bias[m];
     out.image_part[m] = options.relu && x < F(0) ? F(0) : x;
     const F* gate = out.gate + (s.G > 1 ? m * out.Tp : 0);
@@ -166,12 +165,13 @@ static void fill_tables(const Sizes& s, const Weights<F>& w, const Memory<F>& ou
   gemm<F>(s.R, out.Tp, s.C, {w.response_gate + s.C, 2 * s.C, 1}, out.values, out.Tp, out.response, out.Tp);
 }
 
-// k_t = φ(K m_t + b_k), v_t = φ(V m_t + b_v)
+// k_t = φ(K m_t + b_k), v_t = φ(V m_t + b_v), rows [first, last).
 template <typename F>
-static void read_out_memory(const Sizes& s, const Options& options, const Weights<F>& w, const Memory<F>& out) {
-  linear(w.key, w.key_bias, s.C, s.M, out.memory, out.Tp, out.keys, options.relu);
-  linear(w.value, w.value_bias, s.C, s.M, out.memory, out.Tp, out.values, options.relu);
-  fill_tables(s, w, out);
+static void read_out_memory(const Sizes& s, const Options& options, const Weights<F>& w, int64_t first, int64_t last,
+                            const Memory<F>& out) {
+  const int64_t rows = last - first, at = first * out.Tp;
+  linear(w.key + first * s.M, w.key_bias + first, rows, s.M, out.memory, out.Tp, out.keys + at, options.relu);
+  linear(w.value + first * s.M, w.value_bias + first, rows, s.M, out.memory, out.Tp, out.values + at, options.relu);
 }
 
 template <typename T, typename F = Arithmetic<T>>
@@ -180,18 +180,21 @@ static void prepare_words(const Sizes& s, Stored<T> words, const bool* mask, int
   pack_words(s, words, image, out);
 }
 
-// The rest, once the words' part is there and the image's mean is known.
-template <typename F>
-static void finish_memory(const Sizes& s, const Options& options, const Weights<F>& w, const F* mean,
-                          const Memory<F>& out) {
-  write_memory(s, options, w, mean, out);
-  read_out_memory(s, options, w, out);
+// Rows that one task makes, each of so many multiply-adds: whole blocks of the product, and enough to be worth a task.
+KVMEM_INLINE int64_t rows_of_task(int64_t multiply_adds) {
+  constexpr int64_t work = 1 << 18;
+  return round_up(larger(1, work / larger(1, multiply_adds)), kRows);
 }
 
-// Rows of the memory that one task writes: whole blocks of the product, and enough of them to be worth a task.
-KVMEM_INLINE int64_t rows_of_task(const Sizes& s) {
-  constexpr int64_t work = 1 << 18;
-  return round_up(larger(1, work / larger(1, s.T * s.D)), kRows);
+// body(image, first row, last row) for all rows of so many images; the same rows of all images follow one another, so that
+// their weights are in the caches.
+template <typename Body>
+static void for_each_rows(const Parallel& parallel, int64_t images, int64_t rows, int64_t multiply_adds, const Body& body) {
+  const int64_t size = rows_of_task(multiply_adds), tasks = (rows + size - 1) / size;
+  for_each(parallel, images * tasks, [&](int64_t task, int64_t) {
+    const int64_t first = task / larger(1, images) * size;
+    body(task % images, first, smaller(rows, first + size));
+  });
 }
 
 // What doesn't wait for the images' means, of all images of a call; memory_at(image) says where.
@@ -199,11 +202,34 @@ template <typename T, typename MemoryAt, typename F = Arithmetic<T>>
 static void prepare_memories(const Sizes& s, const Options& options, const Weights<F>& w, Stored<T> words,
                              const bool* mask, const Parallel& parallel, const MemoryAt& memory_at) {
   for_each(parallel, s.B, [&](int64_t image, int64_t) { prepare_words(s, words, mask, image, memory_at(image)); });
-  const int64_t rows = rows_of_task(s), tasks = (s.M + rows - 1) / rows;
-  for_each(parallel, s.B * tasks, [&](int64_t task, int64_t) {
-    const int64_t first = task % tasks * rows;
-    write_words(s, options, w, first, smaller(s.M, first + rows), memory_at(task / tasks));
+  for_each_rows(parallel, s.B, s.M, s.T * s.D, [&](int64_t image, int64_t first, int64_t last) {
+    write_words(s, options, w, first, last, memory_at(image));
   });
+}
+
+// The rest of so many images' memories, once the words' part is there: make_mean(i) makes the i-th one's mean, which is then
+// at mean_at(i). Small memories are a task each; large ones are made row by row by all threads.
+template <typename F, typename MakeMean, typename MeanAt, typename MemoryAt>
+static void finish_memories(const Sizes& s, const Options& options, const Weights<F>& w, const Parallel& parallel,
+                            int64_t images, const MakeMean& make_mean, const MeanAt& mean_at, const MemoryAt& memory_at) {
+  const bool small = rows_of_task(s.M * s.T) >= s.C && rows_of_task(s.C) >= s.M;
+  for_each(parallel, images, [&](int64_t i, int64_t) {
+    make_mean(i);
+    const Memory<F> memory = memory_at(i);
+    write_gate(s, options, w, mean_at(i), memory);
+    if (!small) return;
+    write_memory(s, options, w, 0, s.M, mean_at(i), memory);
+    read_out_memory(s, options, w, 0, s.C, memory);
+    fill_tables(s, w, memory);
+  });
+  if (small) return;
+  for_each_rows(parallel, images, s.M, s.C, [&](int64_t i, int64_t first, int64_t last) {
+    write_memory(s, options, w, first, last, mean_at(i), memory_at(i));
+  });
+  for_each_rows(parallel, images, s.C, s.M * s.T, [&](int64_t i, int64_t first, int64_t last) {
+    read_out_memory(s, options, w, first, last, memory_at(i));
+  });
+  for_each(parallel, images, [&](int64_t i, int64_t) { fill_tables(s, w, memory_at(i)); });
 }
 
 // One of the tables (C, Tp) from what is given (B, T, C): what stands in a slot that holds nothing doesn't matter. The padding

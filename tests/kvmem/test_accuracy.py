@@ -43,6 +43,14 @@ def test_every_instruction_set(make_problem, isa, shape, dtype):
     assert_accurate(make_problem, *SHAPES[shape], dtype=dtype, variants=variants, backend="cpu")
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", ["scalar", "vector"])
+def test_memories_that_are_made_row_by_row(make_problem, isa, width, dtype):
+    """As large as it takes for an image's words, memory, keys and values to be several tasks each."""
+    variants = [{"mask": "partial", "write_gate_width": width}]
+    assert_accurate(make_problem, 2, 100, (5, 5), 40, 70, 150, dtype=dtype, variants=variants, backend="cpu")
+
+
 def test_large_scores_do_not_overflow(make_problem, backend):
     """Scores in the thousands give a one-hot attention, not NaN: the softmax subtracts its maximum."""
     problem = make_problem()

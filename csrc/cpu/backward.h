@@ -77,33 +77,17 @@ static void recompute_memories(const BackwardArguments& a, const BackwardWorkspa
   finish_memories(s, a.options, w.weights, a.parallel, s.B, read_mean, mean_at, memory_of);
 }
 
-// h and dout, the one after the other.
+// Of h and of dout.
 template <typename T, typename E>
-struct ReadBothAhead : Beside {
-  Stage<T, E> h, dout;
-  Pace pace;
-};
-
-template <typename T, typename E>
-static void read_both_ahead(Beside* self, int64_t work) {
-  auto* ahead = static_cast<ReadBothAhead<T, E>*>(self);
-  Stage<T, E>&h = ahead->h, &dout = ahead->dout;
-  ahead->pace.work += work;
-  const int64_t wanted = due(ahead->pace, h.units + dout.units);
-  while (h.unit + dout.unit < wanted && (read_some(h) || read_some(dout))) {
-  }
-}
-
-template <typename T, typename E>
-static void begin_both(ReadBothAhead<T, E>& ahead, int64_t start, int64_t end, const BackwardScratch<E>& x, int turn,
+static void begin_both(ReadAhead<T, E, 2>& ahead, int64_t start, int64_t end, const BackwardScratch<E>& x, int turn,
                        bool positions) {
   const auto wanted = [&](Layouts<E> layouts) {
     if (!positions) layouts.positions = nullptr;
     return layouts;
   };
-  begin(ahead.h, start, end, wanted(x.images[turn]));
-  begin(ahead.dout, start, end, wanted(x.grads_out[turn]));
-  ahead.pace.work = 0;
+  begin(ahead.stages[0], start, end, wanted(x.images[turn]));
+  begin(ahead.stages[1], start, end, wanted(x.grads_out[turn]));
+  ahead.work = 0;
 }
 
 // The images of one call's tensors, of one image.
@@ -144,14 +128,13 @@ static void backward_chunk(const BackwardArguments& a, const BackwardWorkspace<F
   const int64_t slots = memory.slots[0], size = chunks_of(s).size, end = smaller(s.N, (chunk + 1) * size);
   if (memory_wanted) zero_table_gradients(s, slots, tables);
   const int64_t products = elements<E>((5 * slots + 3 * s.R) * s.C) * (kTile / kLanes<F>);
-  ReadBothAhead<T, E> ahead{{read_both_ahead<T, E>}, {planes.h}, {planes.dout}, {products}};
+  ReadAhead<T, E, 2> ahead{{read_ahead<T, E, 2>}, {{planes.h}, {planes.dout}}, products};
   ask_for_next_chunk<T>(a, image, end, size, ahead);
   int turn = 0;
   begin_both(ahead, chunk * size, end, x, turn, memory_wanted);
   for (int64_t start = chunk * size; start < end; start += kTile) {
-    finish(ahead.h);
-    finish(ahead.dout);
-    const int64_t count = ahead.h.count;
+    for (Stage<T, E>& stage : ahead.stages) finish(stage);
+    const int64_t count = ahead.stages[0].count;
     x.h = x.images[turn];
     x.dout = x.grads_out[turn];
     turn ^= 1;

@@ -43,6 +43,26 @@ static bool fits_directly(const Target<T>& out) {
   return whole && (!out.streamed || is_aligned(out.image, out.start));
 }
 
+// A tile from a packed buffer (Cp, kTile); `positions` is scratch (kTile, Cp), for channels_last images.
+template <typename T, typename F>
+static void write_tile(const F* channels, const Target<T>& out, F* positions) {
+  const int64_t C = out.image.C, N = out.image.N;
+  if (out.image.channels_last) {
+    const int64_t Cp = round_up(C, kLanes<F>);
+    transpose(channels, kTile, Cp, kTile, positions, Cp);
+    for (int64_t n = 0; n < out.count; ++n) write_row(positions + n * Cp, C, out.image.data + (out.start + n) * C);
+    return;
+  }
+  for (int64_t c = 0; c < C; ++c) {
+    T* row = out.image.data + c * N + out.start;
+    if (sizeof(T) == sizeof(F) && out.streamed) {
+      stream_row(channels + c * kTile, out.count, reinterpret_cast<F*>(row));
+    } else {
+      write_row(channels + c * kTile, out.count, row);
+    }
+  }
+}
+
 #ifdef KVMEM_PAIRS
 template <bool streamed, int columns>
 KVMEM_INLINE void store_rounded(bfloat16* p, const Vector<float> (&row)[columns]) {
@@ -117,7 +137,7 @@ static void blend_in_buffer(const Factors<E>& f, Gate<F> gate, const E* x, const
       store<F>(buffer + c * kTile + n, kept * numbers_at(x, c, kTile, n) + scaled);
     }
   }
-  write_tile(buffer, out.image, out.start, out.count, positions);
+  write_tile(buffer, out, positions);
 }
 
 template <bool gated, bool streamed, typename T, typename E, typename F = NumberOf<E>>
@@ -136,14 +156,7 @@ static void blend_packed(const Factors<E>& f, const F* rest, const E* x, const T
                          Beside* beside) {
   const Plane<F> packed{buffer, out.image.C, kTile, false};
   blend_channels<gated, false>(f, rest, x, Target<F>{packed, 0, kTile, false}, beside);
-  for (int64_t c = 0; c < out.image.C; ++c) {
-    T* row = out.image.data + c * out.image.N + out.start;
-    if (sizeof(T) == sizeof(F) && out.streamed) {
-      stream_row(buffer + c * kTile, out.count, reinterpret_cast<F*>(row));
-    } else {
-      write_row(buffer + c * kTile, out.count, row);
-    }
-  }
+  write_tile<T, F>(buffer, out, nullptr);
 }
 
 // out = what the gate keeps of `image`, whose tile lies in x, + A B.

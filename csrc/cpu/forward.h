@@ -95,21 +95,6 @@ static void respond_tile(const Sizes& s, const Memory<F>& memory, Plane<const T>
   blend<T>(read, Gate<F>{rest, s.R, s.R > 1}, h, channels, out, x.o, x.positions, beside);
 }
 
-template <typename T, typename E>
-struct ReadAhead : Beside {
-  Stage<T, E> stage;
-  Pace pace;
-};
-
-template <typename T, typename E>
-static void read_ahead(Beside* self, int64_t work) {
-  auto* ahead = static_cast<ReadAhead<T, E>*>(self);
-  ahead->pace.work += work;
-  const int64_t wanted = due(ahead->pace, ahead->stage.units);
-  while (ahead->stage.unit < wanted && read_some(ahead->stage)) {
-  }
-}
-
 template <typename T, typename E, typename F = NumberOf<E>>
 static void forward_chunk(const ForwardArguments& a, const Weights<F>& weights, const Memory<F>& memory, int64_t image,
                           int64_t chunk, const ForwardScratch<E>& scratch) {
@@ -120,20 +105,21 @@ static void forward_chunk(const ForwardArguments& a, const Weights<F>& weights, 
   const Plane<T> out = plane(static_cast<T*>(a.out), s, a.channels_last, image);
   const bool large = s.B * s.C * s.N * static_cast<int64_t>(sizeof(T)) >= kStreamBytes;
   const int64_t products = elements<E>(2 * memory.slots[0] * s.C) * (kTile / kLanes<F>);
-  ReadAhead<T, E> ahead{{read_ahead<T, E>}, {h}, {products}};
+  ReadAhead<T, E, 1> ahead{{read_ahead<T, E, 1>}, {{h}}, products};
+  Stage<T, E>& stage = ahead.stages[0];
   // It will be read for its mean: from the last-level cache then.
   if (later < s.B) ahead.rows[0] = rows_of(image_at(later), chunk * size, end);
   int turn = 0;
-  begin(ahead.stage, chunk * size, end, scratch.tiles[turn]);
+  begin(stage, chunk * size, end, scratch.tiles[turn]);
   for (int64_t start = chunk * size; start < end; start += kTile) {
-    finish(ahead.stage);
-    const E* channels = ahead.stage.to.channels;
-    const int64_t count = ahead.stage.count;
+    finish(stage);
+    const E* channels = stage.to.channels;
+    const int64_t count = stage.count;
     turn ^= 1;
     Beside* beside = nullptr;
     if (start + kTile < end) {
-      begin(ahead.stage, start + kTile, end, scratch.tiles[turn]);
-      ahead.pace.work = 0;
+      begin(stage, start + kTile, end, scratch.tiles[turn]);
+      ahead.work = 0;
       beside = &ahead;
     }
     address_tile(s, memory, weights.response_gate_bias, channels, scratch.scores, beside);

@@ -20,12 +20,14 @@ constexpr int kRows = 6, kColumns = 2;
 // of a block's depth: more at once would wait for one another. Between blocks, `step` may do what it wants; it is told
 // how many multiply-adds of a lane the block has taken.
 struct Beside {
+  static constexpr int kAreas = 3;
+
   void (*step)(Beside*, int64_t work);
   // Rows of memory, `pitch` bytes apart, each `bytes` long, of which `left` aren't asked for yet, the first from `at` on.
   struct Rows {
     const char* row;
     int64_t at, bytes, pitch, left;
-  } rows[3] = {};
+  } rows[kAreas] = {};
 };
 
 constexpr int64_t kLine = 64;
@@ -35,7 +37,7 @@ KVMEM_INLINE const char* take_lines(Beside* beside, int64_t depth) {
   if (!beside) return nullptr;
   Beside::Rows* next = beside->rows;
   while (next->left == 0) {
-    if (++next == beside->rows + 3) return nullptr;
+    if (++next == beside->rows + Beside::kAreas) return nullptr;
   }
   Beside::Rows& rows = *next;
   const char* line = rows.row + rows.at;

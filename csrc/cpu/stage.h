@@ -167,13 +167,28 @@ static void finish(Stage<T, E>& stage) {
   transpose(reinterpret_cast<F*>(rows), pitch, width, pitch, reinterpret_cast<F*>(stage.to.positions), width);
 }
 
-// How far the reading must have come: as far as the tile's products have.
-struct Pace {
-  int64_t whole;     // multiply-adds of a lane in all
+// Reads the tiles of `count` tensors, one after the other, as far as the products beside have come.
+template <typename T, typename E, int count>
+struct ReadAhead : Beside {
+  Stage<T, E> stages[count];
+  int64_t whole;     // multiply-adds of a lane that a tile's products take
   int64_t work = 0;  // of which are done
 };
 
-KVMEM_INLINE int64_t due(const Pace& pace, int64_t units) { return units * pace.work / larger(1, pace.whole); }
+template <typename T, typename E, int count>
+static void read_ahead(Beside* self, int64_t work) {
+  auto* ahead = static_cast<ReadAhead<T, E, count>*>(self);
+  ahead->work += work;
+  int64_t done = 0, units = 0;
+  for (const Stage<T, E>& stage : ahead->stages) {
+    done += stage.unit;
+    units += stage.units;
+  }
+  const int64_t wanted = units * ahead->work / larger(1, ahead->whole);
+  for (Stage<T, E>& stage : ahead->stages) {
+    while (done < wanted && read_some(stage)) ++done;
+  }
+}
 
 // Positions [start, end) of an image as memory to ask for.
 template <typename T>

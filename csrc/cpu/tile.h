@@ -58,19 +58,6 @@ static void stream_row(const F* src, int64_t n, F* dst) {
   for (; i < n; ++i) dst[i] = src[i];
 }
 
-template <typename T, typename F = Arithmetic<T>>
-static void write_tile(const F* channels, Plane<T> image, int64_t start, int64_t count, F* positions) {
-  if (!image.channels_last) {
-    for (int64_t c = 0; c < image.C; ++c) write_row(channels + c * kTile, count, image.data + c * image.N + start);
-    return;
-  }
-  const int64_t padded = round_up(image.C, kLanes<F>);
-  transpose(channels, kTile, padded, kTile, positions, padded);
-  for (int64_t n = 0; n < count; ++n) {
-    write_row(positions + n * padded, image.C, image.data + (start + n) * image.C);
-  }
-}
-
 struct Chunks {
   int64_t size, count;
 };

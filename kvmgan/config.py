@@ -163,8 +163,15 @@ class TrainingOptions:
     """Learning rate of the generator's Adam [per step]."""
     lr_discriminator: Positive = 2e-4
     """Learning rate of the discriminators' Adam [per step]."""
+    lr_decay_start: Annotated[float, Bound(least=0, most=1)] = 1.0
+    """Part of the steps after which both learning rates fall, in a line to zero at the last step; 1: they never do."""
     betas: tuple[Fraction, Fraction] = (0.5, 0.999)
     """Adam's decay rates."""
+    gradient_penalty: PositiveOrZero = 0.0
+    """Weight of the discriminators' gradient penalty on real pictures with their captions (R1); 0: none, as
+    released. It takes grids and stripes out of what is drawn."""
+    gradient_penalty_interval: Count = 4
+    """Steps between gradient penalties [steps], each of which weighs as much as one at each of these steps."""
     lambda_damsm: PositiveOrZero = 5.0
     """Weight of the DAMSM loss on the last picture."""
     kl_weight: PositiveOrZero = 1.0

@@ -41,6 +41,16 @@ class TrainingState:
         """Both optimisers by name."""
         return {"generator": self.generator_optimizer, "discriminator": self.discriminator_optimizer}
 
+    def set_learning_rates(self, training: TrainingOptions) -> None:
+        """Give both optimisers the rates of this step, which are a function of it and the settings alone."""
+        falling = 1 - training.lr_decay_start
+        left = 1 - self.step / training.steps
+        factor = min(1.0, left / falling) if falling > 0 else 1.0
+        rates = {"generator": training.lr_generator, "discriminator": training.lr_discriminator}
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = factor * rates[name]
+
     def count_skip(self, skipped: Tensor) -> None:
         """Count a step that was ``skipped``, (), bool on the device, or end the row of them."""
         self.skipped += skipped

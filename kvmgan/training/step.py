@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from kvmgan.config import DamsmOptions, TrainingOptions
 from kvmgan.data.pixels import to_scales
 from kvmgan.data.samples import Batch
-from kvmgan.losses.adversarial import discriminator_loss, generator_loss
+from kvmgan.losses.adversarial import discriminator_loss, generator_loss, gradient_penalty
 from kvmgan.losses.conditioning import conditioning_kl
 from kvmgan.losses.damsm import damsm_loss
 from kvmgan.models.compilation import compile_network
@@ -80,6 +80,7 @@ class TrainingStep:
         Returns the losses by name, detached, on the device: the means over the parts; of several processes each has its
         share of them, which add up to the means.
         """
+        state.set_learning_rates(self.training)
         parts = list(self._parts(state, batch))
         buffers = _Buffers(state.generator, state.discriminators)
         made = [self._generate(state, part) if len(parts) == 1 else None for part in parts]
@@ -143,7 +144,12 @@ class TrainingStep:
                 # Cached: a spectral norm is computed once a pass, however often its weight is read.
                 with span(f"discriminator {net.size}"), self.precision.autocast(), parametrize.cached():
                     loss, figures = discriminator_loss(net, real, fake, part.sentence, part.mismatched)
-                    self._backward(state, part.share * loss)
+                    whole = loss
+                    if weight := self._penalty_weight(state.step):
+                        penalty = gradient_penalty(net, real, part.sentence)
+                        figures["penalty"] = penalty.detach()
+                        whole = loss + weight * penalty
+                    self._backward(state, part.share * whole)
                 if part is parts[-1]:
                     # Exchanged while the next discriminator is trained.
                     sums.append(GradientSum(net.parameters()))
@@ -153,6 +159,11 @@ class TrainingStep:
             for one in sums:
                 one.finish()
             return losses, state.guarded.step(state.discriminator_optimizer)
+
+    def _penalty_weight(self, step: int) -> float:
+        """What the gradient penalty weighs at this step: nothing, or as much as at all steps of its interval."""
+        interval = self.training.gradient_penalty_interval
+        return 0.0 if (step + 1) % interval else interval * self.training.gradient_penalty
 
     def _train_generator(
         self, state: TrainingState, parts: Sequence[StepPart], made: Sequence[GeneratorOutput | None]

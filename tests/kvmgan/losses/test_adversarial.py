@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kvmgan.losses.adversarial import discriminator_loss, generator_loss
+from kvmgan.losses.adversarial import discriminator_loss, generator_loss, gradient_penalty
 from kvmgan.models.discriminator import Discriminator
 
 
@@ -100,3 +100,56 @@ def test_bad_batches_are_named(discriminator, batch):
         sizes = ", ".join(str(len(tensor)) for tensor in given[:3])
         with pytest.raises(ValueError, match=f"batches of {sizes} and {len(given[3])}"):
             discriminator_loss(discriminator, *given)
+
+
+def logits(discriminator, images, sentence):
+    features = discriminator(images)
+    return discriminator.unconditional(features) + discriminator.conditional(features, sentence)
+
+
+def test_gradient_penalty_is_that_of_finite_differences(discriminator, batch):
+    """Half the mean squared gradient by pictures and sentences, every number of both moved by itself."""
+    discriminator.double()
+    real, _, sentence = (given.double() for given in batch)
+    squares = 0.0
+    for image, own in zip(real, sentence, strict=True):
+        at = torch.cat((image.flatten(), own))
+        moved = torch.cat((at + 1e-5 * torch.eye(len(at)), at - 1e-5 * torch.eye(len(at))))
+        images, sentences = moved.split((image.numel(), own.numel()), dim=1)
+        forward, backward = logits(discriminator, images.unflatten(1, (3, 16, 16)), sentences).detach().chunk(2)
+        squares += ((forward - backward) / 2e-5).square().sum() / 2
+    penalty = gradient_penalty(discriminator, real, sentence)
+    torch.testing.assert_close(penalty.detach(), squares / len(real), rtol=1e-5, atol=0.0)
+
+
+def test_gradient_penalty_moves_the_discriminator_as_finite_differences_say(discriminator, batch):
+    """Its derivative by each weight along a direction; the step is small, for the penalty jumps at the ReLUs' kinks."""
+    discriminator.double()
+    real, _, sentence = (given.double() for given in batch)
+    weights = [parameter for parameter in discriminator.parameters() if parameter.ndim > 1]
+    gradients = torch.autograd.grad(gradient_penalty(discriminator, real, sentence), weights)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        direction = torch.randn_like(weight)
+        penalties = []
+        with torch.no_grad():
+            for move in (1e-7, -2e-7):
+                weight += move * direction
+                with torch.enable_grad():
+                    penalties.append(gradient_penalty(discriminator, real, sentence).detach())
+            weight += 1e-7 * direction
+        expected = (penalties[0] - penalties[1]) / 2e-7
+        torch.testing.assert_close((gradient * direction).sum(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradient_penalty_is_computed_in_float32(discriminator, batch, dtype):
+    """Under autocast, of pictures in 16 bits, and by a discriminator that computes its activations again."""
+    real, _, sentence = batch
+    real = real.to(dtype)
+    expected = gradient_penalty(discriminator, real.float(), sentence)
+    discriminator.train().checkpoint_activations = True
+    for module in discriminator.modules():
+        module.training = module is discriminator
+    with torch.autocast("cpu", torch.bfloat16):
+        penalty = gradient_penalty(discriminator, real, sentence)
+    assert penalty.dtype == torch.float32 and penalty.item() == expected.item()

@@ -31,7 +31,10 @@ def memory_read(
 
     operators: the namespace of the operators that compute it, library.COMPILED or library.TRITON.
     """
-    run = library.triton.memory_read if operators == library.TRITON else library.compiled.memory_read
+    if ops.takes_gradients():
+        run = _DIRECT[operators]
+    else:
+        run = library.triton.memory_read if operators == library.TRITON else library.compiled.memory_read
     out, attention, *_ = run(image, keys, values, mask, *gate, return_attention)
     return out, attention
 
@@ -118,3 +121,6 @@ if library.AVAILABLE:
     _register(library.COMPILED)
 ops.define_triton(SCHEMAS, "read_launch")
 _register(library.TRITON)
+_DIRECT = {
+    name: ops.direct(name, "memory_read", _setup_context, _backward) for name in (library.COMPILED, library.TRITON)
+}

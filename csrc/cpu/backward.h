@@ -28,6 +28,11 @@ static size_t backward_scratch_bytes(const Sizes& s) {
   return larger(rows.used, larger(pixels.used, pairs.used));
 }
 
+template <typename F>
+static size_t tables_of_image(const Sizes& s, const BackwardWorkspace<F>& w) {
+  return chunks_of(s).count * w.table_bytes;
+}
+
 template <typename T, typename F = Arithmetic<T>>
 static BackwardWorkspace<F> take_backward_workspace(const BackwardArguments& a, Arena& arena) {
   const Sizes& s = a.sizes;
@@ -41,7 +46,8 @@ static BackwardWorkspace<F> take_backward_workspace(const BackwardArguments& a, 
   w.state_bytes = state.used;
   w.states = arena.take<char>(s.B * w.state_bytes);
   w.table_bytes = tables.used;
-  w.tables = arena.take<char>(group_size(s, sizeof(T)) * chunks_of(s).count * w.table_bytes);
+  const bool whole = image_by_image(s, sizeof(T), a.parallel.threads);
+  w.tables = arena.take<char>((whole ? a.parallel.threads : group_size(s, sizeof(T))) * tables_of_image(s, w));
   w.scratch_bytes = backward_scratch_bytes<T>(s);
   w.scratch = arena.take<char>(a.parallel.threads * w.scratch_bytes);
   return w;
@@ -64,17 +70,18 @@ static TableGradients<F> tables_at(const Sizes& s, const BackwardWorkspace<F>& w
 }
 
 template <typename T, typename F = Arithmetic<T>>
-static void recompute_memories(const BackwardArguments& a, const BackwardWorkspace<F>& w) {
+static void recompute_memories(const BackwardArguments& a, const BackwardWorkspace<F>& w, int64_t first, int64_t images) {
   const Sizes& s = a.sizes;
   const auto memory_of = [&](int64_t image) { return state_at<F>(s, w.states, w.state_bytes, image).memory; };
-  begin_memories<T>(a, w.weights, memory_of);
+  begin_memories<T>(a, w.weights, first, images, memory_of);
   if (a.options.given) return;
   const int64_t Cp = round_up(s.C, kLanes<F>);
-  const auto mean_at = [&](int64_t image) { return w.means + image * Cp; };
-  const auto read_mean = [&](int64_t image) {
-    read_row(static_cast<const F*>(a.mean) + image * s.C, s.C, mean_at(image), Cp);
+  const auto mean_at = [&](int64_t i) { return w.means + (first + i) * Cp; };
+  const auto read_mean = [&](int64_t i) {
+    read_row(static_cast<const F*>(a.mean) + (first + i) * s.C, s.C, mean_at(i), Cp);
   };
-  finish_memories(s, a.options, w.weights, a.parallel, s.B, read_mean, mean_at, memory_of);
+  finish_memories(s, a.options, w.weights, a.parallel, images, read_mean, mean_at,
+                  [&](int64_t i) { return memory_of(first + i); });
 }
 
 // Of h and of dout.
@@ -212,11 +219,12 @@ static void means_backward(const BackwardArguments& a, const BackwardWorkspace<F
   });
 }
 
-// The rest of the memory side of all images.
+// The rest of the memory side of so many images from `first` on.
 template <typename T, typename F = Arithmetic<T>>
-static void memories_backward(const BackwardArguments& a, const BackwardWorkspace<F>& w) {
+static void memories_backward(const BackwardArguments& a, const BackwardWorkspace<F>& w, int64_t first, int64_t images) {
   const Sizes& s = a.sizes;
-  for_each(a.parallel, s.B, [&](int64_t image, int64_t) {
+  for_each(a.parallel, images, [&](int64_t i, int64_t) {
+    const int64_t image = first + i;
     const ImageState<F> state = state_at<F>(s, w.states, w.state_bytes, image);
     const Memory<F>& memory = state.memory;
     const MemoryGradients<F>& g = state.gradients;
@@ -250,19 +258,37 @@ static void backward_group(const BackwardArguments& a, const BackwardWorkspace<F
   if (wants_memory(a)) means_backward<T>(a, w, first, images);
 }
 
+// All of so many images from `first` on but the parameters' gradients, in groups of `group`.
+template <typename T, typename F = Arithmetic<T>>
+static void backward_images(const BackwardArguments& a, const BackwardWorkspace<F>& w, int64_t first, int64_t images,
+                            int64_t group) {
+  recompute_memories<T>(a, w, first, images);
+  for (int64_t at = first; at < first + images; at += group) {
+    backward_group<T>(a, w, at, smaller(group, first + images - at));
+  }
+  if (wants_memory(a)) memories_backward<T>(a, w, first, images);
+}
+
 template <typename T, typename F = Arithmetic<T>>
 static void backward_typed(const BackwardArguments& a) {
   Arena arena{static_cast<char*>(a.workspace)};
-  const BackwardWorkspace<F> w = take_backward_workspace<T>(a, arena);
-  recompute_memories<T>(a, w);
-  const int64_t group = group_size(a.sizes, sizeof(T));
-  for (int64_t first = 0; first < a.sizes.B; first += group) {
-    backward_group<T>(a, w, first, smaller(group, a.sizes.B - first));
+  const BackwardWorkspace<F> workspace = take_backward_workspace<T>(a, arena);
+  if (image_by_image(a.sizes, sizeof(T), a.parallel.threads)) {
+    BackwardArguments own = a;
+    own.parallel = alone();
+    for_each(a.parallel, a.sizes.B, [&](int64_t image, int64_t thread) {
+      BackwardWorkspace<F> w = workspace;
+      w.tables += thread * tables_of_image(a.sizes, w);
+      w.scratch += thread * w.scratch_bytes;
+      backward_images<T>(own, w, image, 1, 1);
+    });
+  } else {
+    backward_images<T>(a, workspace, 0, a.sizes.B, group_size(a.sizes, sizeof(T)));
   }
   if (!wants_memory(a)) return;
-  memories_backward<T>(a, w);
-  const WeightGradientInputs<F> inputs{a.sizes, w.states,       w.state_bytes, w.means, reinterpret_cast<F*>(w.scratch),
-                                       w.scratch_bytes};
+  const WeightGradientInputs<F> inputs{a.sizes,         workspace.states,
+                                       workspace.state_bytes, workspace.means,
+                                       reinterpret_cast<F*>(workspace.scratch), workspace.scratch_bytes};
   weight_gradients<T>(inputs, a.gradients, a.wide_weights, a.parallel);
 }
 

@@ -33,6 +33,8 @@ struct ForwardWorkspace {
   double* sums;  // (images of a group, chunks, C)
   char* memories;
   size_t memory_bytes;
+  int64_t first_memory;  // the image whose memory is the first
+  int64_t ahead;         // so many images further on is the one that is read for its mean next
   char* scratch;
   size_t scratch_bytes;
 };
@@ -44,6 +46,8 @@ static size_t memory_bytes(const Sizes& s) {
   return measure.used;
 }
 
+KVMEM_INLINE int64_t sums_of_image(const Sizes& s) { return chunks_of(s).count * s.C; }
+
 template <typename T, typename F = Arithmetic<T>>
 static ForwardWorkspace<F> take_forward_workspace(const ForwardArguments& a, Arena& arena) {
   Arena measure{nullptr}, pairs{nullptr};
@@ -52,17 +56,20 @@ static ForwardWorkspace<F> take_forward_workspace(const ForwardArguments& a, Are
   const int64_t group = group_size(a.sizes, sizeof(T));
   ForwardWorkspace<F> w;
   w.weights = prepare_weights<T>(a.sizes, a.inputs, a.wide_weights, arena);
-  w.sums = arena.take<double>(group * chunks_of(a.sizes).count * a.sizes.C);
+  const bool whole = image_by_image(a.sizes, sizeof(T), a.parallel.threads);
+  w.sums = arena.take<double>((whole ? a.parallel.threads : group) * sums_of_image(a.sizes));
   w.memory_bytes = memory_bytes<F>(a.sizes);
-  w.memories = arena.take<char>(a.sizes.B * w.memory_bytes);
+  w.memories = arena.take<char>((whole ? a.parallel.threads : a.sizes.B) * w.memory_bytes);
+  w.first_memory = 0;
+  w.ahead = group;
   w.scratch_bytes = larger(measure.used, pairs.used);
   w.scratch = arena.take<char>(a.parallel.threads * w.scratch_bytes);
   return w;
 }
 
 template <typename F>
-static Memory<F> memory_at(const Sizes& s, char* memories, size_t bytes, int64_t index) {
-  Arena arena{memories + index * bytes};
+static Memory<F> memory_at(const Sizes& s, const ForwardWorkspace<F>& w, int64_t image) {
+  Arena arena{w.memories + (image - w.first_memory) * w.memory_bytes};
   return take_memory<F>(s, arena);
 }
 
@@ -96,10 +103,11 @@ static void respond_tile(const Sizes& s, const Memory<F>& memory, Plane<const T>
 }
 
 template <typename T, typename E, typename F = NumberOf<E>>
-static void forward_chunk(const ForwardArguments& a, const Weights<F>& weights, const Memory<F>& memory, int64_t image,
-                          int64_t chunk, const ForwardScratch<E>& scratch) {
+static void forward_chunk(const ForwardArguments& a, const ForwardWorkspace<F>& w, int64_t image, int64_t chunk,
+                          const ForwardScratch<E>& scratch) {
   const Sizes& s = a.sizes;
-  const int64_t size = chunks_of(s).size, end = smaller(s.N, (chunk + 1) * size), later = image + group_size(s, sizeof(T));
+  const Memory<F> memory = memory_at(s, w, image);
+  const int64_t size = chunks_of(s).size, end = smaller(s.N, (chunk + 1) * size), later = image + w.ahead;
   const auto image_at = [&](int64_t i) { return plane(static_cast<const T*>(a.inputs[kImage]), s, a.channels_last, i); };
   const Plane<const T> h = image_at(image);
   const Plane<T> out = plane(static_cast<T*>(a.out), s, a.channels_last, image);
@@ -122,7 +130,7 @@ static void forward_chunk(const ForwardArguments& a, const Weights<F>& weights, 
       ahead.work = 0;
       beside = &ahead;
     }
-    address_tile(s, memory, weights.response_gate_bias, channels, scratch.scores, beside);
+    address_tile(s, memory, w.weights.response_gate_bias, channels, scratch.scores, beside);
     if (a.attention) {
       T* attention = static_cast<T*>(a.attention) + image * s.T * s.N;
       write_attention(s, memory, scratch.scores, attention, start, count);
@@ -164,20 +172,23 @@ static void finish_group(const ForwardArguments& a, const ForwardWorkspace<F>& w
   const auto mean_at = [&](int64_t i) { return static_cast<F*>(a.mean) + (first + i) * s.C; };
   const auto make_mean = [&](int64_t i) { mean_of_chunks(w.sums + i * parts * s.C, parts, s.C, s.N, mean_at(i)); };
   finish_memories(s, a.options, w.weights, a.parallel, images, make_mean, mean_at, [&](int64_t i) {
-    return memory_at<F>(s, w.memories, w.memory_bytes, first + i);
+    return memory_at(s, w, first + i);
   });
 }
 
-// All images' memories, as far as they don't wait for means; those that are given are whole then. In whatever direction.
+// The memories of so many images from `first` on, as far as they don't wait for means; those that are given are whole then. In
+// whatever direction.
 template <typename T, typename Arguments, typename MemoryAt, typename F = Arithmetic<T>>
-static void begin_memories(const Arguments& a, const Weights<F>& weights, const MemoryAt& memory_at) {
+static void begin_memories(const Arguments& a, const Weights<F>& weights, int64_t first, int64_t images,
+                           const MemoryAt& memory_at) {
   if (!a.options.given) {
-    prepare_memories(a.sizes, a.options, weights, Stored<T>{a.inputs[kWords], a.wide_words}, a.mask, a.parallel, memory_at);
+    const Stored<T> words{a.inputs[kWords], a.wide_words};
+    prepare_memories(a.sizes, a.options, weights, words, a.mask, a.parallel, first, images, memory_at);
     return;
   }
-  for_each(a.parallel, a.sizes.B, [&](int64_t image, int64_t) {
+  for_each(a.parallel, images, [&](int64_t i, int64_t) {
     take_given_memory(a.sizes, weights, Stored<T>{a.inputs[kKeys], a.wide_words},
-                      Stored<T>{a.inputs[kValues], a.wide_words}, a.mask, image, memory_at(image));
+                      Stored<T>{a.inputs[kValues], a.wide_words}, a.mask, first + i, memory_at(first + i));
   });
 }
 
@@ -190,8 +201,7 @@ static void forward_group(const ForwardArguments& a, const ForwardWorkspace<F>& 
     for_each(a.parallel, images * chunks, [&](int64_t task, int64_t thread) {
       const int64_t image = first + task / chunks;
       Arena arena{w.scratch + thread * w.scratch_bytes};
-      forward_chunk<T, E>(a, w.weights, memory_at<F>(s, w.memories, w.memory_bytes, image), image, task % chunks,
-                          take_forward_scratch<E>(s, arena));
+      forward_chunk<T, E>(a, w, image, task % chunks, take_forward_scratch<E>(s, arena));
     });
   };
   if (s.R > 1) {
@@ -201,17 +211,35 @@ static void forward_group(const ForwardArguments& a, const ForwardWorkspace<F>& 
   }
 }
 
+// Whole images, of words and pixels.
+template <typename T, typename F = Arithmetic<T>>
+static void forward_images(const ForwardArguments& a, const ForwardWorkspace<F>& w, int64_t first, int64_t images) {
+  begin_memories<T>(a, w.weights, first, images, [&](int64_t image) { return memory_at(a.sizes, w, image); });
+  const int64_t group = w.ahead;
+  for (int64_t at = first; at < first + images; at += group) {
+    forward_group<T>(a, w, at, smaller(group, first + images - at));
+  }
+}
+
 template <typename T, typename F = Arithmetic<T>>
 static void forward_typed(const ForwardArguments& a) {
   Arena arena{static_cast<char*>(a.workspace)};
   const auto workspace = take_forward_workspace<T>(a, arena);
-  begin_memories<T>(a, workspace.weights, [&](int64_t image) {
-    return memory_at<F>(a.sizes, workspace.memories, workspace.memory_bytes, image);
-  });
-  const int64_t group = group_size(a.sizes, sizeof(T));
-  for (int64_t first = 0; first < a.sizes.B; first += group) {
-    forward_group<T>(a, workspace, first, smaller(group, a.sizes.B - first));
+  if (!image_by_image(a.sizes, sizeof(T), a.parallel.threads)) {
+    forward_images<T>(a, workspace, 0, a.sizes.B);
+    return;
   }
+  ForwardArguments own = a;
+  own.parallel = alone();
+  for_each(a.parallel, a.sizes.B, [&](int64_t image, int64_t thread) {
+    ForwardWorkspace<F> w = workspace;
+    w.sums += thread * sums_of_image(a.sizes);
+    w.memories += thread * w.memory_bytes;
+    w.scratch += thread * w.scratch_bytes;
+    w.first_memory = image;
+    w.ahead = 1;
+    forward_images<T>(own, w, image, 1);
+  });
 }
 
 template <typename T>

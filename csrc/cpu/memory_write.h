@@ -197,13 +197,14 @@ static void for_each_rows(const Parallel& parallel, int64_t images, int64_t rows
   });
 }
 
-// What doesn't wait for the images' means, of all images of a call; memory_at(image) says where.
+// What doesn't wait for the images' means, of so many images from `begin` on; memory_at(image) says where.
 template <typename T, typename MemoryAt, typename F = Arithmetic<T>>
 static void prepare_memories(const Sizes& s, const Options& options, const Weights<F>& w, Stored<T> words,
-                             const bool* mask, const Parallel& parallel, const MemoryAt& memory_at) {
-  for_each(parallel, s.B, [&](int64_t image, int64_t) { prepare_words(s, words, mask, image, memory_at(image)); });
-  for_each_rows(parallel, s.B, s.M, s.T * s.D, [&](int64_t image, int64_t first, int64_t last) {
-    write_words(s, options, w, first, last, memory_at(image));
+                             const bool* mask, const Parallel& parallel, int64_t begin, int64_t images,
+                             const MemoryAt& memory_at) {
+  for_each(parallel, images, [&](int64_t i, int64_t) { prepare_words(s, words, mask, begin + i, memory_at(begin + i)); });
+  for_each_rows(parallel, images, s.M, s.T * s.D, [&](int64_t i, int64_t first, int64_t last) {
+    write_words(s, options, w, first, last, memory_at(begin + i));
   });
 }
 

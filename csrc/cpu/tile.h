@@ -75,6 +75,24 @@ KVMEM_INLINE int64_t group_size(const Sizes& sizes, int64_t element_bytes) {
   return larger(1, smaller(sizes.B, budget / larger(1, sizes.C * sizes.N * element_bytes)));
 }
 
+// Whether an image is one task from its words to its results: where images are small and as many as keep all threads busy,
+// threads are started once for all of them, and an image stays in one core's caches. What the weights of a memory take is read
+// anew for every image then, so they must be small, too.
+KVMEM_INLINE bool image_by_image(const Sizes& sizes, int64_t element_bytes, int64_t threads) {
+  constexpr int64_t budget = 1 << 20;
+  const bool balanced = sizes.B % threads == 0 || sizes.B >= 4 * threads;
+  const int64_t weights = sizes.M * (sizes.D + 3 * sizes.C) * 4;
+  return balanced && sizes.C * sizes.N * element_bytes <= budget && weights <= budget;
+}
+
+// All tasks by the thread that asks.
+static Parallel alone() {
+  const auto run = [](int64_t count, Parallel::Body body, const void* context) {
+    for (int64_t i = 0; i < count; ++i) body(i, 0, context);
+  };
+  return {run, 1};
+}
+
 template <typename Body>
 static void for_each(const Parallel& parallel, int64_t count, const Body& body) {
   parallel.run(

@@ -49,7 +49,7 @@ class Pipeline:
 
     ::
 
-        pipeline = kvmgan.Pipeline.from_pretrained("runs/00000-birds-tiny")
+        pipeline = kvmgan.Pipeline.from_pretrained("birds")
         first, second = pipeline("a small red bird with blue wings", count=2)
         first.picture.save("bird.png")
         first.attention_of("blue")  # (32, 32): where the last refinement looked at the word

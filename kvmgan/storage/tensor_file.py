@@ -34,8 +34,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         OSError: if it can't be written.
     """
     with atomic_file(path) as temporary:
+        # safetensors lets nobody but the owner read its files; these are as readable as any that the user writes.
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
             safetensors.torch.save_file(dict(tensors), temporary)
+            temporary.chmod(mode)
         except SafetensorError as error:
             # What the file system says comes in its own type, the number in words.
             found = re.search(r"os error (\d+)", str(error))

@@ -162,6 +162,13 @@ def test_a_pickle_in_the_weights_place_is_not_run(folder, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_its_files_are_as_readable_as_any_other(folder, tmp_path):
+    """safetensors leaves its own to their owner alone, and a model that one user installs is for all of them."""
+    other = tmp_path / "other"
+    other.touch()
+    assert {path.stat().st_mode for path in folder.iterdir()} == {other.stat().st_mode}
+
+
 def test_a_run_and_a_checkpoint_are_pipelines_too(tiny_run, tmp_path):
     """And what is saved of them is all that is needed: the run may go."""
     run = Pipeline.from_pretrained(tiny_run)

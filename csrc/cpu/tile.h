@@ -79,10 +79,10 @@ KVMEM_INLINE int64_t group_size(const Sizes& sizes, int64_t element_bytes) {
 // threads are started once for all of them, and an image stays in one core's caches. What the weights of a memory take is read
 // anew for every image then, so they must be small, too.
 KVMEM_INLINE bool image_by_image(const Sizes& sizes, int64_t element_bytes, int64_t threads) {
-  constexpr int64_t budget = 1 << 20;
+  constexpr int64_t image_budget = 1 << 19, weights_budget = 1 << 20;
   const bool balanced = sizes.B % threads == 0 || sizes.B >= 4 * threads;
   const int64_t weights = sizes.M * (sizes.D + 3 * sizes.C) * 4;
-  return balanced && sizes.C * sizes.N * element_bytes <= budget && weights <= budget;
+  return balanced && sizes.C * sizes.N * element_bytes <= image_budget && weights <= weights_budget;
 }
 
 // All tasks by the thread that asks.

@@ -169,7 +169,7 @@ class TrainingOptions:
     """Adam's decay rates."""
     gradient_penalty: PositiveOrZero = 0.0
     """Weight of the discriminators' gradient penalty on real pictures with their captions (R1); 0: none, as
-    released. It takes grids and stripes out of what is drawn."""
+    released. A weight of 1 took the grid out of what short runs draw, and made their shapes slower to come."""
     gradient_penalty_interval: Count = 4
     """Steps between gradient penalties [steps], each of which weighs as much as one at each of these steps."""
     lambda_damsm: PositiveOrZero = 5.0

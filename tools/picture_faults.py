@@ -23,7 +23,7 @@ from kvmgan.command_line import default_cache_dir
 from kvmgan.data.pixels import to_bytes
 from kvmgan.models.inference import for_inference
 from kvmgan.training.checkpoint import load_checkpoint
-from kvmgan.training.datasets import data_root, find_prepared, load_test_split
+from kvmgan.training.datasets import own_test_split
 from kvmgan.training.fixed_samples import fixed_samples, real_pictures
 
 COUNT = 500
@@ -74,9 +74,7 @@ def drawn_and_real(run: Path) -> tuple[Pixels, Pixels]:
     """Pictures (COUNT, s, s, 3) of test captions, 0 to 255, and the drawings that the captions were written for."""
     checkpoint = load_checkpoint(run)
     options, encoders = checkpoint.options, checkpoint.encoders()
-    root = data_root(options.data, default_cache_dir())
-    prepared = find_prepared(default_cache_dir(), root, options.sizes)
-    test, _ = load_test_split(options.data, options.sizes, root, encoders.vocabulary, prepared)
+    test, _ = own_test_split(options, default_cache_dir(), encoders.vocabulary)
     dims = options.model.noise_dim, options.model.condition_dim
     samples = fixed_samples(test.limited(options.evaluation.max_words), encoders, dims, count=COUNT, seed=1)
     made = to_bytes(samples.draw(for_inference(checkpoint.generator())).images[-1]).permute(0, 2, 3, 1)

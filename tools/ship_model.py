@@ -19,8 +19,6 @@ import numpy as np
 
 from kvmgan import Pipeline
 from kvmgan.command_line import default_cache_dir
-from kvmgan.config import Options
-from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.figures.pictures import save_png
 from kvmgan.figures.sample_grid import sample_grid
 from kvmgan.files import file_digest, write_text
@@ -28,7 +26,7 @@ from kvmgan.pipeline.folder import WEIGHTS
 from kvmgan.pipeline.shipped import shipped_folder
 from kvmgan.runs.run_folder import RunFolder
 from kvmgan.training.checkpoint import Checkpoint, load_checkpoint
-from kvmgan.training.datasets import data_root, find_prepared, load_test_split
+from kvmgan.training.datasets import own_test_split
 
 ROOT = Path(__file__).parents[1]
 SHEET = ROOT / "docs" / "gallery" / "birds-sheet.png"
@@ -39,12 +37,11 @@ SHEET_SIZE = 64
 SHEET_SEED = 0
 
 
-def ship(run: Path, commit: str, name: str) -> Path:
+def ship(checkpoint: Checkpoint, run: Path, commit: str, name: str) -> Path:
     """Write the model's folder anew from a run's newest checkpoint; returns it."""
-    checkpoint = load_checkpoint(run)
-    folder = shipped_folder(name)
+    folder, pipeline = shipped_folder(name), Pipeline.from_pretrained(checkpoint.folder)
     shutil.rmtree(folder, ignore_errors=True)
-    Pipeline.from_pretrained(run).save_pretrained(folder)
+    pipeline.save_pretrained(folder)
     shutil.copy(checkpoint.folder / "config.yaml", folder / "config.yaml")
     lines = RunFolder(run).metrics.read_text().splitlines()
     rows = [row for row in map(json.loads, lines) if row["step"] == checkpoint.step]
@@ -60,12 +57,7 @@ def ship(run: Path, commit: str, name: str) -> Path:
 
 def drawn_captions(checkpoint: Checkpoint, count: int) -> list[str]:
     """One caption each of ``count`` test pictures, all drawn at random."""
-    options: Options = checkpoint.options
-    cache = default_cache_dir()
-    root = data_root(options.data, cache)
-    prepared = find_prepared(cache, root, options.sizes)
-    vocabulary: Vocabulary = checkpoint.vocabulary()
-    dataset, _ = load_test_split(options.data, options.sizes, root, vocabulary, prepared)
+    dataset, _ = own_test_split(checkpoint.options, default_cache_dir(), checkpoint.vocabulary())
     rng = np.random.default_rng(SHEET_SEED)
     chosen = rng.choice(len(dataset), count, replace=False)
     return [str(rng.choice(dataset.records[number].captions)) for number in chosen]
@@ -86,8 +78,9 @@ def main() -> None:
     parser.add_argument("commit")
     parser.add_argument("--name", default="birds")
     arguments = parser.parse_args()
-    print(ship(arguments.run, arguments.commit, arguments.name))
-    draw_sheet(arguments.name, drawn_captions(load_checkpoint(arguments.run), SHEET_SIZE))
+    checkpoint = load_checkpoint(arguments.run)
+    print(ship(checkpoint, arguments.run, arguments.commit, arguments.name))
+    draw_sheet(arguments.name, drawn_captions(checkpoint, SHEET_SIZE))
     print(SHEET)
 
 

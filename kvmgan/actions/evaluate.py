@@ -23,7 +23,7 @@ from kvmgan.parallel.processes import joined
 from kvmgan.runs.interruption import SignalGuard
 from kvmgan.runs.run_folder import metrics_path
 from kvmgan.training.checkpoint import Checkpoint, load_checkpoint
-from kvmgan.training.datasets import data_root, find_prepared, load_test_split
+from kvmgan.training.datasets import own_test_split
 from kvmgan.training.device import resolve_device, set_products, set_threads
 
 
@@ -101,9 +101,7 @@ def _score(
 ) -> list[dict[str, Any]]:
     """Score a checkpoint; prints the figures and adds them to the run's."""
     encoders = checkpoint.encoders().to(device)
-    root = data_root(options.data, cache_dir)
-    prepared = find_prepared(cache_dir, root, options.sizes)
-    dataset, truth = load_test_split(options.data, options.sizes, root, encoders.vocabulary, prepared)
+    dataset, truth = own_test_split(options, cache_dir, encoders.vocabulary)
     evaluator = Evaluator(encoders, dataset, truth, options.evaluation, device, panel, cache_dir)
     generator = for_inference(checkpoint.generator().to(device))
     rows = evaluator.score_average(generator, options.model, options.training.seed)

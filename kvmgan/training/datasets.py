@@ -119,6 +119,15 @@ def load_test_split(
     return _dataset(load_records(data, root, "test"), vocabulary, sizes, data.max_words, prepared), truth
 
 
+def own_test_split(
+    options: Options, cache_dir: Path, vocabulary: Vocabulary
+) -> tuple[TextImageDataset, AttributeTruth | None]:
+    """What `load_test_split` gives for a run's own data, drawn or prepared below ``cache_dir``."""
+    root = data_root(options.data, cache_dir)
+    prepared = find_prepared(cache_dir, root, options.sizes)
+    return load_test_split(options.data, options.sizes, root, vocabulary, prepared)
+
+
 def load_splits(
     data: DataOptions,
     sizes: Sequence[int],

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kvmgan.config import DamsmOptions, DiscriminatorOptions, MemoryOptions, ModelOptions, Options, TrainingOptions
 from kvmgan.data.samples import Batch
@@ -63,3 +64,8 @@ def tiny_step(options: Options, device: torch.device = CPU) -> tuple[TrainingSte
     precision = Precision.choose(options.training.precision, device)
     state = initial_state(options.model, options.discriminator, options.training, options.damsm.word_dim, precision)
     return TrainingStep(tiny_encoders(options).to(device), options.training, options.damsm, precision), state
+
+
+def assert_near(mine: Tensor, wanted: Tensor) -> None:
+    """Equal but for float32's rounding of the losses."""
+    torch.testing.assert_close(mine, wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item() + 1e-9)

@@ -65,10 +65,15 @@ class ImageHead(nn.Module):
         return torch.tanh(self.conv(features))
 
 
-def halving_block(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Half the size: conv3x3 with stride 2, batch normalisation, leaky ReLU. (B, in, H, W) -> (B, out, H/2, W/2)."""
+def halving_block(in_channels: int, out_channels: int, *, kernel_size: int = 3) -> nn.Sequential:
+    """Half the size: convolution of stride 2, batch normalisation, leaky ReLU. (B, in, H, W) -> (B, out, H/2, W/2).
+
+    Args:
+        kernel_size: 3 or 4. By 4x4 every input reaches as many outputs as any other, so that gradients by the input
+            have no grid of their own (Odena et al. 2016); by 3x3 some reach one, some four.
+    """
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1, bias=False),
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.LeakyReLU(0.2),
     )

@@ -44,7 +44,7 @@ from kvmgan.runs.run_log import RunLog, SilentLog, run_log
 from kvmgan.storage.tensor_file import load_tensors, save_tensors
 
 # Raise it when the same settings, data and seed come to give other weights: cached encoders are then made anew.
-DAMSM_VERSION = 1
+DAMSM_VERSION = 2
 LOG_INTERVAL = 50
 KEEP_CHECKPOINTS = 2
 

@@ -1,5 +1,6 @@
 """The two DAMSM image encoders."""
 
+import itertools
 import sys
 
 import pytest
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kvmgan.errors import UserError
-from kvmgan.models.image_encoder import SmallImageEncoder
+from kvmgan.models.image_encoder import Blur, SmallImageEncoder
 
 
 @pytest.mark.parametrize("size", [32, 64, 100, 128])
@@ -42,6 +43,42 @@ def test_small_encoder_reads_images_one_by_one_in_evaluation():
         alone_regions, alone_overall = encoder(images[i : i + 1])
         torch.testing.assert_close(alone_regions[0], regions[i], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(alone_overall[0], overall[i], atol=1e-5, rtol=1e-4)
+
+
+def test_blur_is_the_binomial_kernel_pixel_by_pixel():
+    images = torch.randn(2, 3, 5, 7, dtype=torch.float64)
+    rows, columns = images.shape[2:]
+    expected = torch.zeros_like(images)
+    for row in range(rows):
+        for column in range(columns):
+            for down, across in itertools.product((-1, 0, 1), repeat=2):
+                near = images[:, :, min(max(row + down, 0), rows - 1), min(max(column + across, 0), columns - 1)]
+                expected[:, :, row, column] += near * (2 - abs(down)) * (2 - abs(across)) / 16
+    torch.testing.assert_close(Blur(3)(images), expected, atol=1e-7, rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def gradient():
+    """Of the small encoder's features, weighted at random, by pictures (16, 3, 64, 64)."""
+    torch.manual_seed(0)
+    encoder, images = SmallImageEncoder(feature_dim=32, width=8).eval(), torch.randn(16, 3, 64, 64, requires_grad=True)
+    regions, overall = encoder(images)
+    loss = (regions * torch.randn_like(regions)).sum() + (overall * torch.randn_like(overall)).sum()
+    return torch.autograd.grad(loss, images)[0]
+
+
+def test_small_encoder_gradient_has_no_fine_pattern(gradient):
+    """Unblurred it has two fifths of its power at periods under 2.7 pixels, and a generator draws what it is pulled to."""
+    power = torch.fft.fft2(gradient).abs().square().sum((0, 1))
+    frequency = torch.fft.fftfreq(64).abs()
+    fine = torch.maximum(frequency[:, None], frequency) > 3 / 8
+    assert power[fine].sum() < 0.05 * power.sum()
+
+
+def test_small_encoder_gradient_is_as_strong_at_every_pixel_of_a_region(gradient):
+    """By halvings of 3x3 some pixels of the eight by eight get four times as much as others."""
+    power = gradient.square().sum((0, 1)).unflatten(0, (8, 8)).unflatten(2, (8, 8)).sum((0, 2))
+    assert power.max() < 2.5 * power.min()
 
 
 def test_small_encoder_names_images_that_are_too_small():

@@ -68,7 +68,7 @@ def gradient():
 
 
 def test_small_encoder_gradient_has_no_fine_pattern(gradient):
-    """Unblurred it has two fifths of its power at periods under 2.7 pixels, and a generator draws what it is pulled to."""
+    """Unblurred it has two fifths of its power at periods under 2.7 pixels, which a generator draws."""
     power = torch.fft.fft2(gradient).abs().square().sum((0, 1))
     frequency = torch.fft.fftfreq(64).abs()
     fine = torch.maximum(frequency[:, None], frequency) > 3 / 8

@@ -199,18 +199,38 @@ static void write_slots_gradient(const Sizes& s, const Memory<F>& memory, const 
   }
 }
 
-// From the sums over the positions of a group's images to the means, and from those to dh.
-template <typename T, typename F = Arithmetic<T>>
+// From the sums over the positions of so many images to the means. Small memories are a task each; large ones are gone
+// through feature by feature by all threads.
+template <typename F>
 static void means_backward(const BackwardArguments& a, const BackwardWorkspace<F>& w, int64_t first, int64_t images) {
   const Sizes& s = a.sizes;
   const Chunks chunks = chunks_of(s);
+  const bool small = small_memory(s);
+  const auto state_of = [&](int64_t i) { return state_at<F>(s, w.states, w.state_bytes, first + i); };
   for_each(a.parallel, images, [&](int64_t i, int64_t) {
-    const ImageState<F> state = state_at<F>(s, w.states, w.state_bytes, first + i);
+    const ImageState<F> state = state_of(i);
     sum_tables(s, state.memory.slots[0], tables_at(s, w, i * chunks.count), w.table_bytes, chunks.count,
                state.gradients.tables);
-    if (!a.options.given) mean_backward(s, a.options, w.weights, state.memory, state.gradients);
+    if (a.options.given) return;
+    keys_and_values_backward(s, a.options, w.weights, state.memory, state.gradients);
+    if (!small) return;
+    memory_gradient(s, w.weights, state.memory, 0, s.M, state.gradients);
+    mean_backward(s, a.options, w.weights, state.memory, state.gradients);
   });
-  if (!wants_image(a) || a.options.detach_mean) return;
+  if (a.options.given || small) return;
+  for_each_rows(a.parallel, images, s.M, 2 * s.C * s.T, kColumns * kLanes<F>, [&](int64_t i, int64_t from, int64_t to) {
+    memory_gradient(s, w.weights, state_of(i).memory, from, to, state_of(i).gradients);
+  });
+  for_each(a.parallel, images, [&](int64_t i, int64_t) {
+    mean_backward(s, a.options, w.weights, state_of(i).memory, state_of(i).gradients);
+  });
+}
+
+// The means' part of a group's dh.
+template <typename T, typename F = Arithmetic<T>>
+static void add_means(const BackwardArguments& a, const BackwardWorkspace<F>& w, int64_t first, int64_t images) {
+  const Sizes& s = a.sizes;
+  const Chunks chunks = chunks_of(s);
   for_each(a.parallel, images * chunks.count, [&](int64_t task, int64_t) {
     const int64_t image = first + task / chunks.count, start = task % chunks.count * chunks.size;
     const auto dh = plane(static_cast<T*>(a.gradients[kImage]), s, a.channels_last, image);
@@ -219,23 +239,32 @@ static void means_backward(const BackwardArguments& a, const BackwardWorkspace<F
   });
 }
 
+// Of one image whose memory is given: keys, values, and what the response gate's gradient is a product of.
+template <typename T, typename F>
+static void given_backward(const BackwardArguments& a, const BackwardWorkspace<F>& w, int64_t image, const Memory<F>& memory,
+                           const MemoryGradients<F>& g) {
+  const Sizes& s = a.sizes;
+  given_memory_backward(s, w.weights, memory, g);
+  write_slots_gradient<T>(s, memory, g.tables.addressing, s.C, a.gradients[kKeys], a.wide_words, image);
+  write_slots_gradient<T>(s, memory, g.tables.values, s.C, a.gradients[kValues], a.wide_words, image);
+}
+
 // The rest of the memory side of so many images from `first` on.
 template <typename T, typename F = Arithmetic<T>>
 static void memories_backward(const BackwardArguments& a, const BackwardWorkspace<F>& w, int64_t first, int64_t images) {
   const Sizes& s = a.sizes;
+  const auto state_of = [&](int64_t i) { return state_at<F>(s, w.states, w.state_bytes, first + i); };
+  if (!a.options.given && a.gradients[kWords]) {
+    for_each_rows(a.parallel, images, s.D, (s.M + s.G) * s.T, kColumns * kLanes<F>,
+                  [&](int64_t i, int64_t from, int64_t to) {
+                    words_backward(s, w.weights, state_of(i).memory, from, to, state_of(i).gradients);
+                  });
+  }
   for_each(a.parallel, images, [&](int64_t i, int64_t) {
-    const int64_t image = first + i;
-    const ImageState<F> state = state_at<F>(s, w.states, w.state_bytes, image);
-    const Memory<F>& memory = state.memory;
-    const MemoryGradients<F>& g = state.gradients;
-    if (a.options.given) {
-      given_memory_backward(s, w.weights, memory, g);
-      write_slots_gradient<T>(s, memory, g.tables.addressing, s.C, a.gradients[kKeys], a.wide_words, image);
-      write_slots_gradient<T>(s, memory, g.tables.values, s.C, a.gradients[kValues], a.wide_words, image);
-    } else {
-      finish_memory_backward(s, w.weights, memory, g);
-      write_slots_gradient<T>(s, memory, g.words, s.D, a.gradients[kWords], a.wide_words, image);
-    }
+    const ImageState<F> state = state_of(i);
+    if (a.options.given) return given_backward<T>(a, w, first + i, state.memory, state.gradients);
+    turn_factors(s, state.memory, state.gradients);
+    write_slots_gradient<T>(s, state.memory, state.gradients.words, s.D, a.gradients[kWords], a.wide_words, first + i);
   });
 }
 
@@ -255,7 +284,9 @@ static void backward_group(const BackwardArguments& a, const BackwardWorkspace<F
   } else {
     pixels.template operator()<typename ProductOf<T>::type>();
   }
-  if (wants_memory(a)) means_backward<T>(a, w, first, images);
+  if (!wants_memory(a)) return;
+  means_backward(a, w, first, images);
+  if (wants_image(a) && !a.options.detach_mean) add_means<T>(a, w, first, images);
 }
 
 // All of so many images from `first` on but the parameters' gradients, in groups of `group`.

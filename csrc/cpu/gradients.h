@@ -42,16 +42,16 @@ struct MemoryGradients {
   TableGradients<F> tables;
   F* keys;         // before φ (Cp, Tp)
   F* values;       // before φ (Cp, Tp)
-  F* memory;       // m (M, Tp)
+  F* memory;       // m (Mp, Tp)
   F* word_part;    // before φ (M, Tp)
   F* image_part;   // before φ (M)
   F* gate;         // before σ (G, Tp)
   F* gate_sum;     // Σ_t of it (G)
   F* mean;         // r (C)
-  F* memory_t;     // m^T (Tp, Mp), not a gradient: what dK and dV are multiplied by
+  F* memory_t;     // first dm^T, then m^T (Tp, Mp), no gradient: what dK and dV are multiplied by
   F* values_t;     // v^T (Tp, Cp), likewise for dW_g
-  F* words_t;      // w^T (Dp, Tp)
   F* words;        // w (Tp, Dp)
+  F* tail;         // scratch of times_weight (lanes, Tp)
 };
 
 template <typename F>
@@ -62,7 +62,7 @@ static MemoryGradients<F> take_memory_gradients(const Sizes& s, Arena& arena) {
   g.tables = take_table_gradients<F>(s, arena);
   g.keys = arena.take<F>(Cp * Tp);
   g.values = arena.take<F>(Cp * Tp);
-  g.memory = arena.take<F>(s.M * Tp);
+  g.memory = arena.take<F>(Mp * Tp);
   g.word_part = arena.take<F>(s.M * Tp);
   g.image_part = arena.take<F>(s.M);
   g.gate = arena.take<F>(s.G * Tp);
@@ -70,8 +70,8 @@ static MemoryGradients<F> take_memory_gradients(const Sizes& s, Arena& arena) {
   g.mean = arena.take<F>(s.C);
   g.memory_t = arena.take<F>(Tp * Mp);
   g.values_t = arena.take<F>(Tp * Cp);
-  g.words_t = arena.take<F>(Dp * Tp);
   g.words = arena.take<F>(Tp * Dp);
+  g.tail = arena.take<F>(kLanes<F> * Tp);
   return g;
 }
 

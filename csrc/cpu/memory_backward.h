@@ -37,6 +37,23 @@ static void sum_tables(const Sizes& s, int64_t slots, const TableGradients<F>& f
   }
 }
 
+// y (slots, pitch) [+]= xᵀ W in columns [first, last), x (depth, Tp) and the caller's W (depth, n), read along its rows. The last
+// columns, where they don't fill a vector, are made the other way round in `tail` (lanes, Tp).
+template <typename F>
+static void times_weight(int64_t slots, int64_t depth, Strided<F> x, const F* weight, int64_t n, int64_t first,
+                         int64_t last, F* y, int64_t pitch, F* tail, bool add) {
+  const int64_t Tp = x.column, whole = first + (last - first) / kLanes<F> * kLanes<F>;
+  gemm<F>(slots, whole - first, depth, x, weight + first, n, y + first, pitch, add);
+  if (whole == last) return;
+  for (int64_t t = 0; add && t < slots; ++t) {
+    for (int64_t i = whole; i < last; ++i) tail[(i - whole) * Tp + t] = y[t * pitch + i];
+  }
+  gemm<F>(last - whole, Tp, depth, {weight + whole, 1, n}, x.data, Tp, tail, Tp, add);
+  for (int64_t t = 0; t < slots; ++t) {
+    for (int64_t i = whole; i < last; ++i) y[t * pitch + i] = tail[(i - whole) * Tp + t];
+  }
+}
+
 // x (features, Tp) = 0 where φ is flat.
 template <typename F>
 static void through_activation(const F* activated, int64_t features, int64_t Tp, bool relu, F* x) {
@@ -111,13 +128,22 @@ static void through_write_gate(const Sizes& s, const Options& options, const Mem
   }
 }
 
-// dm, and from m_t = g_t ⊙ word_t + (1 - g_t) ⊙ image the gradients of all three.
+// dm = Kᵀ dk + Vᵀ dv, features [first, last).
 template <typename F>
-static void write_memory_backward(const Sizes& s, const Options& options, const Weights<F>& w, const Memory<F>& m,
+static void memory_gradient(const Sizes& s, const Weights<F>& w, const Memory<F>& m, int64_t first, int64_t last,
+                            const MemoryGradients<F>& g) {
+  const int64_t Mp = round_up(s.M, kLanes<F>), Tp = m.Tp, slots = m.slots[0], end = round_up(last, kLanes<F>);
+  times_weight(slots, s.C, {g.keys, 1, Tp}, w.key, s.M, first, last, g.memory_t, Mp, g.tail, false);
+  times_weight(slots, s.C, {g.values, 1, Tp}, w.value, s.M, first, last, g.memory_t, Mp, g.tail, true);
+  for (int64_t t = slots; t < Tp; ++t) memset(g.memory_t + t * Mp + first, 0, sizeof(F) * (end - first));
+  transpose(g.memory_t + first, Mp, Tp, end - first, g.memory + first * Tp, Tp);
+}
+
+// From m_t = g_t ⊙ word_t + (1 - g_t) ⊙ image the gradients of all three, from dm.
+template <typename F>
+static void write_memory_backward(const Sizes& s, const Options& options, const Memory<F>& m,
                                   const MemoryGradients<F>& g) {
   const int64_t Tp = m.Tp;
-  gemm<F>(s.M, Tp, s.C, {w.key, 1, s.M}, g.keys, Tp, g.memory, Tp);
-  gemm<F>(s.M, Tp, s.C, {w.value, 1, s.M}, g.values, Tp, g.memory, Tp, true);
   if (s.G > 1) {
     vector_gate_gradient(s, m, g);
   } else {
@@ -136,14 +162,13 @@ static void write_memory_backward(const Sizes& s, const Options& options, const 
   through_activation(m.word_part, s.M, Tp, options.relu, g.word_part);
 }
 
-// dw (Tp, Dp) for the packed slots.
+// dw (slots, Dp), features [first, last).
 template <typename F>
-static void words_backward(const Sizes& s, const Weights<F>& w, const Memory<F>& m, const MemoryGradients<F>& g) {
-  const int64_t Dp = round_up(s.D, kLanes<F>);
-  gemm<F>(s.D, m.Tp, s.M, {w.write_word, 1, s.D}, g.word_part, m.Tp, g.words_t, m.Tp);
-  gemm<F>(s.D, m.Tp, s.G, {w.gate_word, 1, s.D}, g.gate, m.Tp, g.words_t, m.Tp, true);
-  memset(g.words_t + s.D * m.Tp, 0, sizeof(F) * (Dp - s.D) * m.Tp);
-  transpose(g.words_t, m.Tp, Dp, m.Tp, g.words, Dp);
+static void words_backward(const Sizes& s, const Weights<F>& w, const Memory<F>& m, int64_t first, int64_t last,
+                           const MemoryGradients<F>& g) {
+  const int64_t Dp = round_up(s.D, kLanes<F>), Tp = m.Tp, slots = m.slots[0];
+  times_weight(slots, s.M, {g.word_part, 1, Tp}, w.write_word, s.D, first, last, g.words, Dp, g.tail, false);
+  times_weight(slots, s.G, {g.gate, 1, Tp}, w.gate_word, s.D, first, last, g.words, Dp, g.tail, true);
 }
 
 // y[0, n) += x W, W (rows, n).
@@ -157,22 +182,20 @@ static void add_vector_matrix(const F* x, const F* weight, int64_t rows, int64_t
   }
 }
 
-// As far as the gradient of the image's mean.
+// From dm as far as the gradient of the image's mean.
 template <typename F>
 static void mean_backward(const Sizes& s, const Options& options, const Weights<F>& w, const Memory<F>& m,
                           const MemoryGradients<F>& g) {
-  keys_and_values_backward(s, options, w, m, g);
-  write_memory_backward(s, options, w, m, g);
+  write_memory_backward(s, options, m, g);
   memset(g.mean, 0, sizeof(F) * s.C);
   add_vector_matrix(g.image_part, w.write_image, s.M, s.C, g.mean);
   add_vector_matrix(g.gate_sum, w.gate_image, s.G, s.C, g.mean);
 }
 
-// What is left then: the words' gradient, and what the parameters' are products of.
+// What the parameters' gradients are products of.
 template <typename F>
-static void finish_memory_backward(const Sizes& s, const Weights<F>& w, const Memory<F>& m, const MemoryGradients<F>& g) {
+static void turn_factors(const Sizes& s, const Memory<F>& m, const MemoryGradients<F>& g) {
   const int64_t Cp = round_up(s.C, kLanes<F>), Mp = round_up(s.M, kLanes<F>);
-  words_backward(s, w, m, g);
   // Padding rows of m and v may hold anything: their transposes' padding columns are never written out.
   transpose(m.memory, m.Tp, Mp, m.Tp, g.memory_t, Mp);
   transpose(m.values, m.Tp, Cp, m.Tp, g.values_t, Cp);

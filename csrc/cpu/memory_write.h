@@ -180,21 +180,28 @@ static void prepare_words(const Sizes& s, Stored<T> words, const bool* mask, int
   pack_words(s, words, image, out);
 }
 
-// Rows that one task makes, each of so many multiply-adds: whole blocks of the product, and enough to be worth a task.
-KVMEM_INLINE int64_t rows_of_task(int64_t multiply_adds) {
-  constexpr int64_t work = 1 << 18;
-  return round_up(larger(1, work / larger(1, multiply_adds)), kRows);
+// Rows that one task makes, each of so many multiply-adds: whole blocks, and enough to be worth a task and to read the other
+// factor for.
+KVMEM_INLINE int64_t rows_of_task(int64_t multiply_adds, int64_t block) {
+  constexpr int64_t work = 1 << 18, least = 4 * kRows;
+  return round_up(larger(least, work / larger(1, multiply_adds)), block);
 }
 
 // body(image, first row, last row) for all rows of so many images; the same rows of all images follow one another, so that
 // their weights are in the caches.
 template <typename Body>
-static void for_each_rows(const Parallel& parallel, int64_t images, int64_t rows, int64_t multiply_adds, const Body& body) {
-  const int64_t size = rows_of_task(multiply_adds), tasks = (rows + size - 1) / size;
+static void for_each_rows(const Parallel& parallel, int64_t images, int64_t rows, int64_t multiply_adds, int64_t block,
+                          const Body& body) {
+  const int64_t size = rows_of_task(multiply_adds, block), tasks = (rows + size - 1) / size;
   for_each(parallel, images * tasks, [&](int64_t task, int64_t) {
     const int64_t first = task / larger(1, images) * size;
     body(task % images, first, smaller(rows, first + size));
   });
+}
+
+// Whether an image's memory is little enough work to be one task.
+KVMEM_INLINE bool small_memory(const Sizes& s) {
+  return rows_of_task(s.M * s.T, kRows) >= s.C && rows_of_task(s.C, kRows) >= s.M;
 }
 
 // What doesn't wait for the images' means, of so many images from `begin` on; memory_at(image) says where.
@@ -203,7 +210,7 @@ static void prepare_memories(const Sizes& s, const Options& options, const Weigh
                              const bool* mask, const Parallel& parallel, int64_t begin, int64_t images,
                              const MemoryAt& memory_at) {
   for_each(parallel, images, [&](int64_t i, int64_t) { prepare_words(s, words, mask, begin + i, memory_at(begin + i)); });
-  for_each_rows(parallel, images, s.M, s.T * s.D, [&](int64_t i, int64_t first, int64_t last) {
+  for_each_rows(parallel, images, s.M, s.T * s.D, kRows, [&](int64_t i, int64_t first, int64_t last) {
     write_words(s, options, w, first, last, memory_at(begin + i));
   });
 }
@@ -213,7 +220,7 @@ static void prepare_memories(const Sizes& s, const Options& options, const Weigh
 template <typename F, typename MakeMean, typename MeanAt, typename MemoryAt>
 static void finish_memories(const Sizes& s, const Options& options, const Weights<F>& w, const Parallel& parallel,
                             int64_t images, const MakeMean& make_mean, const MeanAt& mean_at, const MemoryAt& memory_at) {
-  const bool small = rows_of_task(s.M * s.T) >= s.C && rows_of_task(s.C) >= s.M;
+  const bool small = small_memory(s);
   for_each(parallel, images, [&](int64_t i, int64_t) {
     make_mean(i);
     const Memory<F> memory = memory_at(i);
@@ -224,10 +231,10 @@ static void finish_memories(const Sizes& s, const Options& options, const Weight
     fill_tables(s, w, memory);
   });
   if (small) return;
-  for_each_rows(parallel, images, s.M, s.C, [&](int64_t i, int64_t first, int64_t last) {
+  for_each_rows(parallel, images, s.M, s.C, kRows, [&](int64_t i, int64_t first, int64_t last) {
     write_memory(s, options, w, first, last, mean_at(i), memory_at(i));
   });
-  for_each_rows(parallel, images, s.C, s.M * s.T, [&](int64_t i, int64_t first, int64_t last) {
+  for_each_rows(parallel, images, s.C, s.M * s.T, kRows, [&](int64_t i, int64_t first, int64_t last) {
     read_out_memory(s, options, w, first, last, memory_at(i));
   });
   for_each(parallel, images, [&](int64_t i, int64_t) { fill_tables(s, w, memory_at(i)); });

@@ -194,6 +194,7 @@ CHECKS: dict[str, Callable[..., dict[str, Any]]] = {
     "step attention": lambda: steps("attention"),
     "step none": lambda: steps("none"),
     "step accumulation": lambda: steps(accumulation=2),
+    "step penalty": lambda: steps(gradient_penalty=1.0, gradient_penalty_interval=1),
     "step compiled": compiled,
     "unsynchronised": unsynchronised,
     "step checkpointing": lambda: steps(checkpoint_activations=True),

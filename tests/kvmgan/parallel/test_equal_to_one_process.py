@@ -98,13 +98,13 @@ def test_batch_normalisation_spans_the_processes(run):
                 assert_near({key: one[name][key] for key in statistics}, statistics, 1e-5)
 
 
-STEPS = ["step memory", "step attention", "step none", "step accumulation", "step checkpointing", "step compiled"]
+KINDS = ("memory", "attention", "none", "accumulation", "penalty", "checkpointing", "compiled")
 
 
-@pytest.mark.parametrize("name", STEPS)
-def test_a_step_of_two_processes_is_that_of_one(run, name):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_of_two_processes_is_that_of_one(run, kind):
     """Every gradient, weight, running statistic and average in float64, losses in their float32; both have the same."""
-    (expected,), found = run(name, 1), run(name, 2)
+    (expected,), found = run(f"step {kind}", 1), run(f"step {kind}", 2)
     assert expected["skipped"] == 0
     assert [one["skipped"] for one in found] == [0, 0]
     assert_losses(found, expected, 1e-6)

@@ -66,7 +66,7 @@ def drawn(count: int, seed: int, side: int = 32) -> Tensor:
 
 
 def test_all_four_metrics_are_torch_fidelitys_own(folder):
-    """On the same pictures and weights, by its whole command; relative difference below 1e-3."""
+    """On the same pictures and weights, by its whole command; relative difference below 1e-3, or one of rounding."""
     generated, real = drawn(12, 1), drawn(11, 2)
     found = torch_fidelity.calculate_metrics(
         input1=Pictures(generated),
@@ -101,7 +101,8 @@ def test_all_four_metrics_are_torch_fidelitys_own(folder):
     }
     assert ours["frechet_inception_distance"] > 1e-3
     for name, value in ours.items():
-        assert value == pytest.approx(found[name], rel=1e-3), name
+        # Batches of other sizes are rounded otherwise: kernel values of about one, by 6e-8 each.
+        assert value == pytest.approx(found[name], rel=1e-3, abs=2e-8), name
 
 
 def test_clean_is_the_same_network_on_pictures_that_need_no_resizing(folder):

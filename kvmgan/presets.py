@@ -46,6 +46,7 @@ def _birds_tiny() -> Options:
             lr_generator=3.2e-3,
             lr_discriminator=3.2e-3,
             lambda_damsm=2.0,
+            precision="auto",
             ema_decay=0.995,
             log_interval=25,
             sample_interval=500,

@@ -44,7 +44,7 @@ TINY = """
 --model.condition-dim 8 --discriminator.width 4 --damsm.width 4 --damsm.word-dim 8 --damsm.embedding-dim 8
 --damsm.epochs 1 --damsm.batch-size 8 --classifier.steps 2 --classifier.width 4 --classifier.batch-size 8
 --training.batch-size 4 --training.sample-count 4 --training.log-interval 5 --training.device cpu
---training.threads 1 --evaluation.images 24 --evaluation.candidates 8 --evaluation.folds 3
+--training.threads 1 --training.precision float32 --evaluation.images 24 --evaluation.candidates 8 --evaluation.folds 3
 """
 
 

@@ -19,6 +19,9 @@ from pathlib import Path
 from kvmgan.runs.checkpoint_folder import newest_whole
 from kvmgan.train import main
 
+# With so many more saved a training is killed at once, so that it can't end before.
+STEPS_A_LIFE = 15
+
 
 def start(words: list[str]) -> int:
     """A training in a process of its own, silent; returns its number."""
@@ -54,6 +57,13 @@ def time_to_a_checkpoint(folder: Path, words: list[str]) -> float:
     return time.monotonic() - began
 
 
+def live(folder: Path, seconds: float, most: int) -> None:
+    """Wait so long, or until ``most`` steps are saved: a machine that was slow when timed may be fast now."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and newest_step(folder) < most:
+        time.sleep(0.01)
+
+
 def run(kills: int, seed: int, words: list[str]) -> list[int]:
     """Kill so many trainings, then let one come to its end; raises if a resume fails or ends before it is killed.
 
@@ -63,7 +73,7 @@ def run(kills: int, seed: int, words: list[str]) -> list[int]:
     usual, steps = time_to_a_checkpoint(folder, words), [newest_step(folder)]
     while len(steps) < kills:
         process = start(words)
-        time.sleep(rng.uniform(0, 1.7 * usual))
+        live(folder, rng.uniform(0, 1.7 * usual), most=steps[-1] + STEPS_A_LIFE)
         kill(process)
         steps.append(newest_step(folder))
     _, status = os.waitpid(start(words), 0)

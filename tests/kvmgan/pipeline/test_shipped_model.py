@@ -84,9 +84,9 @@ def test_a_word_of_colour_colours_the_bird(pipeline, colour):
     """By the pixels alone: of sixteen birds said to be of a colour, many more are than of birds of another colour."""
 
     def share(named: str) -> float:
-        pictures = [
-            made.picture for made in pipeline(f"a {named} bird with {named} wings and a {named} tail", count=16)
-        ]
+        # The crown too: one that isn't named may be of any colour.
+        caption = f"a {named} bird with {named} wings, a {named} crown and a {named} tail"
+        pictures = [made.picture for made in pipeline(caption, count=16)]
         return float(np.mean([_share_near(picture, colour) for picture in pictures]))
 
     other = "blue" if colour != "blue" else "red"

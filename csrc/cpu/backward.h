@@ -219,10 +219,12 @@ static void means_backward(const BackwardArguments& a, const BackwardWorkspace<F
   });
   if (a.options.given || small) return;
   for_each_rows(a.parallel, images, s.M, 2 * s.C * s.T, kColumns * kLanes<F>, [&](int64_t i, int64_t from, int64_t to) {
-    memory_gradient(s, w.weights, state_of(i).memory, from, to, state_of(i).gradients);
+    const ImageState<F> state = state_of(i);
+    memory_gradient(s, w.weights, state.memory, from, to, state.gradients);
   });
   for_each(a.parallel, images, [&](int64_t i, int64_t) {
-    mean_backward(s, a.options, w.weights, state_of(i).memory, state_of(i).gradients);
+    const ImageState<F> state = state_of(i);
+    mean_backward(s, a.options, w.weights, state.memory, state.gradients);
   });
 }
 
@@ -257,7 +259,8 @@ static void memories_backward(const BackwardArguments& a, const BackwardWorkspac
   if (!a.options.given && a.gradients[kWords]) {
     for_each_rows(a.parallel, images, s.D, (s.M + s.G) * s.T, kColumns * kLanes<F>,
                   [&](int64_t i, int64_t from, int64_t to) {
-                    words_backward(s, w.weights, state_of(i).memory, from, to, state_of(i).gradients);
+                    const ImageState<F> state = state_of(i);
+                    words_backward(s, w.weights, state.memory, from, to, state.gradients);
                   });
   }
   for_each(a.parallel, images, [&](int64_t i, int64_t) {

@@ -38,16 +38,13 @@ static void sum_tables(const Sizes& s, int64_t slots, const TableGradients<F>& f
 }
 
 // y (slots, pitch) [+]= xᵀ W in columns [first, last), x (depth, Tp) and the caller's W (depth, n), read along its rows. The last
-// columns, where they don't fill a vector, are made the other way round in `tail` (lanes, Tp).
+// columns, where they don't fill a vector, are made the other way round in `tail` (lanes, Tp): what is added to was made there, too.
 template <typename F>
 static void times_weight(int64_t slots, int64_t depth, Strided<F> x, const F* weight, int64_t n, int64_t first,
                          int64_t last, F* y, int64_t pitch, F* tail, bool add) {
   const int64_t Tp = x.column, whole = first + (last - first) / kLanes<F> * kLanes<F>;
   gemm<F>(slots, whole - first, depth, x, weight + first, n, y + first, pitch, add);
   if (whole == last) return;
-  for (int64_t t = 0; add && t < slots; ++t) {
-    for (int64_t i = whole; i < last; ++i) tail[(i - whole) * Tp + t] = y[t * pitch + i];
-  }
   gemm<F>(last - whole, Tp, depth, {weight + whole, 1, n}, x.data, Tp, tail, Tp, add);
   for (int64_t t = 0; t < slots; ++t) {
     for (int64_t i = whole; i < last; ++i) y[t * pitch + i] = tail[(i - whole) * Tp + t];

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import random
 import signal
@@ -48,20 +49,19 @@ def kill(process: int) -> None:
     os.waitpid(process, 0)
 
 
-def time_to_a_checkpoint(folder: Path, words: list[str]) -> float:
-    """Let a training live until it has written a checkpoint, and kill it; returns how long that took [seconds]."""
-    before, began, process = newest_step(folder), time.monotonic(), start(words)
-    while newest_step(folder) == before:
-        time.sleep(0.01)
-    kill(process)
-    return time.monotonic() - began
-
-
 def live(folder: Path, seconds: float, most: int) -> None:
     """Wait so long, or until ``most`` steps are saved: a machine that was slow when timed may be fast now."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and newest_step(folder) < most:
         time.sleep(0.01)
+
+
+def time_to_a_checkpoint(folder: Path, words: list[str]) -> float:
+    """Let a training live until it has written a checkpoint, and kill it; returns how long that took [seconds]."""
+    before, began, process = newest_step(folder), time.monotonic(), start(words)
+    live(folder, math.inf, most=before + 1)
+    kill(process)
+    return time.monotonic() - began
 
 
 def run(kills: int, seed: int, words: list[str]) -> list[int]:

@@ -239,6 +239,8 @@ class EvaluationOptions:
     """Words kept of a caption in evaluation and sampling [words]; a longer one keeps its first ones."""
     batch_size: Count = 50
     """Images in a batch [images]."""
+    tries: Count = 1
+    """Noises of which a judged picture's is the one around which it changes least [noises]; 1 takes what comes."""
     untrained: bool = False
     """Judge a generator of random weights too."""
     seed: Seed = 0

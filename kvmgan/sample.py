@@ -36,6 +36,9 @@ class SampleCommand:
     """Seed of noise and condition: a caption gives the same pictures again, whatever stands beside it."""
     truncation: Annotated[float, Bound(least=0, most=1)] = 1.0
     """Factor on the noise: less gives fewer odd pictures and less variety, 0 one picture whatever the seed."""
+    tries: Count | None = None
+    """Noises of which the one is taken around which the picture changes least [noises]: fewer birds that face both
+    ways; None takes as many as the model's settings say."""
     batch_size: Count = 1
     """Pictures of a caption that are computed together [pictures]; more are faster, and then rounding may depend on
     --count."""
@@ -60,7 +63,7 @@ def _sample(argv: Sequence[str]) -> None:
     # Imported here: torch takes seconds, and whoever mistypes an option needn't wait for them.
     from kvmgan.actions.sample import Drawing, sample
 
-    asked = Drawing(command.count, command.seed, command.truncation, command.batch_size)
+    asked = Drawing(command.count, command.seed, command.truncation, command.tries, command.batch_size)
     sample(command.source, texts, asked, command.out, command.device, command.dtype)
 
 

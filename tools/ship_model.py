@@ -1,11 +1,13 @@
 """Makes a run the model that ships with the package: its files, how it came about, and a sheet of its pictures.
 
 python tools/ship_model.py RUN COMMIT
+python tools/ship_model.py --sheet
 
 RUN's newest checkpoint must have been judged (`python -m kvmgan.evaluate RUN ...`), COMMIT is the one it was trained
 by. Beside the pipeline's own files go config.yaml (`python -m kvmgan.train --config` does it again) and metrics.json
 with the rows of that checkpoint. docs/gallery gets 64 captions of the test split, drawn at random, with their pictures,
-and README its opening picture: the first sixteen of them.
+and README its opening picture: the first sixteen of them. With --sheet alone the pictures are drawn anew, by the model
+that ships and of the captions that are there.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +38,14 @@ OPENING = ROOT / "docs" / "birds.png"
 OPENING_SIZE = 16
 SHEET_SIZE = 64
 SHEET_SEED = 0
+# Noises that a picture chooses from: docs/pipeline.md says what more of them give.
+TRIES = 4
 
 
 def ship(checkpoint: Checkpoint, run: Path, commit: str, name: str) -> Path:
     """Write the model's folder anew from a run's newest checkpoint; returns it."""
     folder, pipeline = shipped_folder(name), Pipeline.from_pretrained(checkpoint.folder)
+    pipeline.settings = replace(pipeline.settings, tries=TRIES)
     shutil.rmtree(folder, ignore_errors=True)
     pipeline.save_pretrained(folder)
     shutil.copy(checkpoint.folder / "config.yaml", folder / "config.yaml")
@@ -74,13 +80,20 @@ def draw_sheet(name: str, captions: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("commit")
+    parser.add_argument("run", type=Path, nargs="?")
+    parser.add_argument("commit", nargs="?")
+    parser.add_argument("--sheet", action="store_true")
     parser.add_argument("--name", default="birds")
     arguments = parser.parse_args()
-    checkpoint = load_checkpoint(arguments.run)
-    print(ship(checkpoint, arguments.run, arguments.commit, arguments.name))
-    draw_sheet(arguments.name, drawn_captions(checkpoint, SHEET_SIZE))
+    if arguments.sheet == (arguments.commit is not None):
+        parser.error("expected RUN and COMMIT, or --sheet alone")
+    if arguments.sheet:
+        captions = CAPTIONS.read_text().splitlines()
+    else:
+        checkpoint = load_checkpoint(arguments.run)
+        print(ship(checkpoint, arguments.run, arguments.commit, arguments.name))
+        captions = drawn_captions(checkpoint, SHEET_SIZE)
+    draw_sheet(arguments.name, captions)
     print(SHEET)
 
 

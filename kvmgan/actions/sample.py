@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ class Drawing:
     count: int
     seed: int
     truncation: float
+    tries: int | None
     batch_size: int
 
 
@@ -53,8 +55,7 @@ def sample(source: str, texts: Sequence[str], asked: Drawing, out: Path, device:
 
 
 def _draw(pipeline: Pipeline, caption: Caption, asked: Drawing, stem: Path) -> None:
-    settings = {"seed": asked.seed, "truncation": asked.truncation, "batch_size": asked.batch_size}
-    for variant, made in enumerate(pipeline(caption, count=asked.count, **settings), start=1):
+    for variant, made in enumerate(pipeline(caption, **dataclasses.asdict(asked)), start=1):
         _save(made, stem.with_name(f"{stem.name}-{variant}") if asked.count > 1 else stem)
 
 

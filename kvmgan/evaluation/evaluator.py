@@ -29,6 +29,7 @@ from kvmgan.metrics.evaluation_pairs import draw_pairs
 from kvmgan.metrics.extractors import own
 from kvmgan.metrics.seen import Seen, Watcher, rows_of, see
 from kvmgan.models.generator import Generator
+from kvmgan.models.noise_choice import steadiest
 from kvmgan.models.weights_digest import weights_digest
 from kvmgan.parallel.shares import own_share, together
 from kvmgan.pretraining.encoders import Encoders
@@ -191,19 +192,26 @@ class Evaluator:
     ) -> Iterator[Tensor]:
         """This process's share of a generator's last pictures, in batches (b, 3, s, s) uint8; noise by the purpose."""
         generator.eval()
-        dims = generator.noise_dim, generator.condition_dim
-        noise = normal_noise((len(tokens), sum(dims)), self.judging.seed, purpose).to(self.device)
-        shares = [own_share(tensor) for tensor in (tokens, lengths, noise)]
+        drawn = self._noises(generator, len(tokens), purpose)
+        shares = [own_share(tensor) for tensor in (tokens, lengths, *drawn)]
         batches = list(zip(*(share.split(self.judging.batch_size) for share in shares if len(share)), strict=True))
         with Progress(f"evaluate {name}", len(batches)) as progress:
-            for tokens, lengths, drawn in batches:
+            for tokens, lengths, noises, condition in batches:
                 words, sentence, mask = self.encoders.encode(tokens, lengths)
-                own_noise, condition = drawn.split(dims, dim=1)
-                images = generator(own_noise, sentence, words, mask, condition_noise=condition).images[-1]
+                noise = steadiest(generator, noises, sentence, condition)
+                images = generator(noise, sentence, words, mask, condition_noise=condition).images[-1]
                 yield to_bytes(images, truncate=self.panel.truncates)
                 progress.advance(len(tokens))
                 if progress.done % _REPORTED_BATCHES == 0:
                     progress.report({})
+
+    def _noises(self, generator: Generator, count: int, purpose: str) -> tuple[Tensor, Tensor]:
+        """Noises (count, tries, Z) to choose from and the noise of the condition (count, C)."""
+        dims, seed = (generator.noise_dim, generator.condition_dim), self.judging.seed
+        noise, condition = normal_noise((count, sum(dims)), seed, purpose).to(self.device).split(dims, dim=1)
+        # Further ones of their own: with one try nothing is drawn but what it takes.
+        further = normal_noise((count, self.judging.tries - 1, dims[0]), seed, f"{purpose}, further tries")
+        return torch.cat((noise[:, None], further.to(self.device)), dim=1), condition
 
     @cached_property
     def _real(self) -> Seen:

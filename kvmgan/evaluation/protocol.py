@@ -10,8 +10,12 @@ from kvmgan.metrics.seen import Watcher
 
 
 def common_protocol(judging: EvaluationOptions, *, truncates: bool) -> dict[str, Any]:
-    """What all metrics have in common; ``condition``: drawn around its mean, as in training."""
-    return {
+    """What all metrics have in common; ``condition``: drawn around its mean, as in training.
+
+    ``tries`` is there where noises were chosen: figures of before had one each.
+    """
+    chosen = {"tries": judging.tries} if judging.tries > 1 else {}
+    return chosen | {
         "split": "test",
         "images": judging.images,
         "pixels": "8 bits, truncated" if truncates else "8 bits, rounded",

@@ -167,3 +167,8 @@ class Generator(nn.Module):
             if attention is not None:
                 attentions.append(attention)
         return GeneratorOutput(images, attentions, mu, log_variance)
+
+    def first_image(self, noise: Tensor, sentence: Tensor, condition_noise: Tensor) -> Tensor:
+        """The first stage's image alone, (B, 3, base, base), which no word takes part in; arguments as in forward."""
+        condition, _, _ = self.conditioning(sentence, condition_noise)
+        return self.heads[0](self.initial(condition, noise))

@@ -5,7 +5,6 @@ import copy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from kvmgan.models.blocks import ResidualBlock, UpsampleBlock, folded
@@ -84,11 +83,7 @@ def _wide(tensor: Tensor) -> Tensor:
 def _fold_initial(initial: InitialStage) -> None:
     fc, dtype = initial.fc, initial.fc.weight.dtype
     weight, bias = fuse_linear_bn_weights(_wide(fc.weight), None, *_statistics(initial.norm))
-    # Its random weights aren't drawn: they would be written over.
-    initial.fc = skip_init(nn.Linear, fc.in_features, fc.out_features, device=weight.device, dtype=dtype)
-    initial.fc.requires_grad_(False)
-    initial.fc.weight.copy_(weight)
-    initial.fc.bias.copy_(bias)
+    fc.weight, fc.bias = (nn.Parameter(part.to(dtype), requires_grad=False) for part in (weight, bias))
     initial.norm = nn.Identity()
     initial.blocks = nn.ModuleList(_Upsample(block, doubled=False) for block in initial.blocks)
 

@@ -18,12 +18,13 @@ from kvmgan.data.pixels import to_bytes
 from kvmgan.data.samples import pad
 from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.models.generator import Generator, GeneratorOutput
-from kvmgan.models.inference import for_inference
+from kvmgan.models.noise_choice import steadiest
 from kvmgan.models.text_encoder import TextEncoder, word_mask
 from kvmgan.pipeline.caption import Caption, read_caption
 from kvmgan.pipeline.folder import STORED_DTYPES, write_pipeline
 from kvmgan.pipeline.generated_image import GeneratedImage
 from kvmgan.pipeline.interpolation import between_noises, joined_words, stretched_places
+from kvmgan.pipeline.prepared_generator import PreparedGenerator
 from kvmgan.pipeline.settings import PipelineSettings
 from kvmgan.pipeline.stored_model import StoredModel, find_model
 from kvmgan.random_streams import normal_noise
@@ -35,13 +36,16 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 @dataclass(frozen=True)
 class _Order:
-    """One picture to draw: features of T words (T, D) and of the sentence (D,), noise (Z + C,), all on the CPU."""
+    """One picture to draw: features of T words (T, D) and of the sentence (D,), all on the CPU.
+
+    noises: (N, Z + C) to choose from.
+    """
 
     caption: str
     words: tuple[str, ...]
     features: Tensor
     sentence: Tensor
-    noise: Tensor
+    noises: Tensor
 
 
 class Pipeline:
@@ -54,8 +58,9 @@ class Pipeline:
         first.picture.save("bird.png")
         first.attention_of("blue")  # (32, 32): where the last refinement looked at the word
 
-    A picture is a function of the model, the caption, the seed, its number among those of its caption and the
-    truncation. What is drawn in one batch with it changes it by rounding alone, and in batches of one not at all.
+    A picture is a function of the model, the caption, the seed, its number among those of its caption, the truncation
+    and how many noises are tried. What is drawn in one batch with it changes it by rounding alone, unless that decides
+    between two noises, and in batches of one not at all.
 
     Attributes:
         settings: sizes of the networks; ``settings.model.sizes`` are the sides of the stages [pixels].
@@ -68,7 +73,7 @@ class Pipeline:
     ) -> None:
         self.settings, self.vocabulary = settings, vocabulary
         self.generator, self.text_encoder = generator, text_encoder
-        self._prepared: tuple[tuple[int, ...], Generator] | None = None
+        self._prepared: PreparedGenerator | None = None
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, device: str | torch.device = "cpu") -> Pipeline:
@@ -168,6 +173,7 @@ class Pipeline:
         seed: int = 0,
         count: int = 1,
         truncation: float = 1.0,
+        tries: int | None = None,
         batch_size: int = BATCH_SIZE,
         attention: bool = True,
     ) -> list[GeneratedImage]:
@@ -175,10 +181,13 @@ class Pipeline:
 
         Args:
             captions: one or several; words that the model doesn't know are left out, with a warning.
-            seed: of noise and condition, 0 to 2**63 - 1. Picture n of every caption has the same noise.
+            seed: of noise and condition, 0 to 2**63 - 1. Picture n of every caption has the same noises to choose from.
             count: pictures a caption.
             truncation: factor on the noise, 0 to 1: less of it gives fewer odd pictures and less variety, 0 the same
                 picture whatever the seed.
+            tries: noises of which the one is taken around which the picture changes least: fewer birds that face both
+                ways, see :mod:`kvmgan.models.noise_choice`. 1 takes the first, the same for every caption; None as
+                many as the model's settings say.
             batch_size: pictures that are computed together; 1 makes each independent of the others to the last bit.
             attention: whether to keep where each word was looked at.
 
@@ -190,12 +199,13 @@ class Pipeline:
         read = [self._read_aloud(caption) for caption in ([captions] if single else captions)]
         if not read:
             raise ValueError("captions is empty, expected one or more")
-        self._check(seed, truncation, count=count, batch_size=batch_size)
-        noises = [self._noise(seed, number, truncation) for number in range(count)]
+        tries = self.settings.tries if tries is None else tries
+        self._check(seed, truncation, count=count, tries=tries, batch_size=batch_size)
+        noises = [self._noises(seed, number, truncation, tries) for number in range(count)]
         orders = (
-            _Order(caption.text, caption.words, features, sentence, noise)
+            _Order(caption.text, caption.words, features, sentence, own)
             for caption, features, sentence in self._encoded(read, batch_size)
-            for noise in noises
+            for own in noises
         )
         return list(self._draw(orders, batch_size, attention))
 
@@ -213,9 +223,9 @@ class Pipeline:
     ) -> list[GeneratedImage]:
         """Draw the way from one caption to another, from one noise to another, or both at once.
 
-        The first and the last picture are those that calling the pipeline gives. Between them the sentence's and
-        the words' features are mixed in proportion, word by word (of the shorter caption some stand twice), and the
-        noise goes along the arc between both.
+        The first and the last picture are those that calling the pipeline with ``tries=1`` gives. Between them the
+        sentence's and the words' features are mixed in proportion, word by word (of the shorter caption some stand
+        twice), and the noise goes along the arc between both.
 
         Args:
             first, last: captions; None for ``last`` stays with the first.
@@ -233,10 +243,10 @@ class Pipeline:
             raise ValueError(f"steps is {steps}, expected 2 or more")
         last_seed = seed if last_seed is None else last_seed
         for end in (seed, last_seed):
-            self._check(end, truncation, count=1, batch_size=batch_size)
+            self._check(end, truncation, batch_size=batch_size)
         read = [self._read_aloud(caption) for caption in (first, first if last is None else last)]
         ends = [
-            _Order(caption.text, caption.words, features, sentence, self._noise(own, 0, truncation))
+            _Order(caption.text, caption.words, features, sentence, self._noises(own, 0, truncation, 1))
             for (caption, features, sentence), own in zip(self._encoded(read, 1), (seed, last_seed), strict=True)
         ]
         orders = (_between(*ends, number / (steps - 1)) for number in range(steps))
@@ -252,18 +262,18 @@ class Pipeline:
         return read
 
     @staticmethod
-    def _check(seed: int, truncation: float, *, count: int, batch_size: int) -> None:
+    def _check(seed: int, truncation: float, **numbers: int) -> None:
         if not 0 <= seed < SEED_LIMIT:
             raise ValueError(f"seed is {seed}, expected 0 to 2**63 - 1")
         if not (math.isfinite(truncation) and 0 <= truncation <= 1):
             raise ValueError(f"truncation is {truncation}, expected 0 to 1")
-        for name, number in (("count", count), ("batch_size", batch_size)):
+        for name, number in numbers.items():
             if number < 1:
                 raise ValueError(f"{name} is {number}, expected 1 or more")
 
-    def _noise(self, seed: int, number: int, truncation: float) -> Tensor:
-        """Noise and the condition's noise (Z + C,) of picture ``number`` of every caption."""
-        return truncation * normal_noise((1, sum(self.settings.noise_dims)), seed, "sample", number)[0]
+    def _noises(self, seed: int, number: int, truncation: float, tries: int) -> Tensor:
+        """Noise and the condition's noise (tries, Z + C) of picture ``number`` of every caption."""
+        return truncation * normal_noise((tries, sum(self.settings.noise_dims)), seed, "sample", number)
 
     @torch.no_grad()
     def _encoded(self, captions: Sequence[Caption], batch_size: int) -> Iterator[tuple[Caption, Tensor, Tensor]]:
@@ -293,9 +303,9 @@ class Pipeline:
         for row, order in zip(words, batch, strict=True):
             row[: len(order.words)] = order.features
         lengths = torch.tensor([len(order.words) for order in batch])
-        sentence, drawn = (torch.stack([getattr(order, name) for order in batch]) for name in ("sentence", "noise"))
-        noise, condition = self._placed(drawn).split(self.settings.noise_dims, dim=1)
-        made = self._ready()(
+        sentence = torch.stack([order.sentence for order in batch])
+        noise, condition = self._placed(self._chosen(batch, sentence)).split(self.settings.noise_dims, dim=1)
+        made = self._ready().drawing(
             noise,
             self._placed(sentence),
             self._placed(words),
@@ -305,14 +315,19 @@ class Pipeline:
         )
         return _generated(batch, made)
 
-    def _ready(self) -> Generator:
+    def _chosen(self, batch: Sequence[_Order], sentence: Tensor) -> Tensor:
+        """Noise and the condition's noise (B, Z + C) that each picture is drawn from."""
+        noises = torch.stack([order.noises for order in batch])
+        noise, condition = noises.split(self.settings.noise_dims, dim=2)
+        generator = self._ready().wide if noises.shape[1] > 1 else self.generator
+        given = (tensor.to(generator.conditioning.fc.weight) for tensor in (noise, sentence, condition[:, 0]))
+        return torch.cat((steadiest(generator, *given), condition[:, 0].to(self.device)), dim=1)
+
+    def _ready(self) -> PreparedGenerator:
         """The generator ready to draw with, made anew where its weights have been written to."""
-        weights = self.generator.state_dict(keep_vars=True).values()
-        # Those read in torch.inference_mode() can't be written to outside of it, and count no versions.
-        versions = tuple(0 if tensor.is_inference() else tensor._version for tensor in weights)
-        if self._prepared is None or self._prepared[0] != versions:
-            self._prepared = versions, for_inference(self.generator)
-        return self._prepared[1]
+        if self._prepared is None or not self._prepared.is_of(self.generator):
+            self._prepared = PreparedGenerator(self.generator)
+        return self._prepared
 
     def _placed(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.dtype)
@@ -331,7 +346,7 @@ def _between(first: _Order, last: _Order, weight: float) -> _Order:
         joined_words(*stretched),
         torch.lerp(first.features[places[0]], last.features[places[1]], weight),
         torch.lerp(first.sentence, last.sentence, weight),
-        between_noises(first.noise, last.noise, weight),
+        between_noises(first.noises[0], last.noises[0], weight)[None],
     )
 
 

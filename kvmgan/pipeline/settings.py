@@ -10,7 +10,7 @@ from kvmgan.config import ModelOptions
 
 @dataclass(frozen=True)
 class PipelineSettings:
-    """The generator, the sizes of the text encoder, and how much of a caption is read."""
+    """The generator, the sizes of the text encoder, how much of a caption is read, and how noise is chosen."""
 
     model: ModelOptions = field(default_factory=ModelOptions)
     embedding_dim: Count = 300
@@ -19,6 +19,8 @@ class PipelineSettings:
     """Length of word and sentence features [numbers]."""
     max_words: Count = 25
     """Words kept of a caption [words]; a longer one keeps its first ones."""
+    tries: Count = 1
+    """Noises that a picture chooses from [noises] where the call names no number."""
 
     @property
     def noise_dims(self) -> tuple[int, int]:

@@ -190,7 +190,10 @@ def test_missing_and_corrupt_checkpoints(checkpoint, tmp_path, capsys):
 
 def test_the_sample_command_draws_what_the_pipeline_draws(tiny_run, tmp_path):
     caption = "a small red bird"
-    assert main([str(tiny_run), caption, "--seed", "9", "--truncation", "0.5", "--out", str(tmp_path)]) == 0
-    made = Pipeline.from_pretrained(str(tiny_run))(caption, seed=9, truncation=0.5, batch_size=1)[0]
+    how = ["--seed", "9", "--truncation", "0.5", "--tries", "3"]
+    assert main([str(tiny_run), caption, *how, "--out", str(tmp_path)]) == 0
+    pipeline = Pipeline.from_pretrained(str(tiny_run))
+    made, first = (pipeline(caption, seed=9, truncation=0.5, tries=tries, batch_size=1)[0] for tries in (3, 1))
+    assert made.picture.tobytes() != first.picture.tobytes()
     with Image.open(tmp_path / "001-a-small-red-bird.png") as picture:
         assert picture.tobytes() == made.picture.tobytes()

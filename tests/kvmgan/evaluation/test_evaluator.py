@@ -22,6 +22,7 @@ from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.errors import UserError
 from kvmgan.evaluation.evaluator import Evaluator
 from kvmgan.evaluation.panel import Panel
+from kvmgan.evaluation.protocol import common_protocol
 from kvmgan.evaluation.scores import distributions
 from kvmgan.metrics.feature_metrics import Estimate
 from kvmgan.metrics.seen import Watcher
@@ -109,6 +110,22 @@ def test_noise_and_condition_are_drawn_whatever_the_batch(judged, batch_size):
     assert not generator.training
     assert torch.equal(generator.all_given("noise"), expected[:, :5])
     assert torch.equal(generator.all_given("condition_noise"), expected[:, 5:])
+
+
+@pytest.mark.parametrize("batch_size", [18, 7])
+def test_of_several_noises_the_steadiest_is_judged(judged, batch_size):
+    """The first is the one there is without tries, whose condition stays; the protocol says how many there were."""
+    tries = EvaluationOptions(images=18, folds=3, candidates=100, max_words=6, batch_size=batch_size, seed=7, tries=3)
+    generator = judged(tries)
+    first = normal_noise((18, 8), 7, "evaluation noise")
+    further = normal_noise((18, 2, 5), 7, "evaluation noise, further tries")
+    assert torch.equal(generator.all_given("condition_noise"), first[:, 5:])
+    noises = torch.cat((first[:, None, :5], further), dim=1)
+    found = (noises == generator.all_given("noise")[:, None]).all(dim=2)
+    assert found.sum(dim=1).tolist() == [1] * 18
+    assert found.any(dim=0).all()
+    assert common_protocol(tries, truncates=False)["tries"] == 3
+    assert "tries" not in common_protocol(JUDGING, truncates=False)
 
 
 def test_all_seeds_give_noise_of_their_own(judged):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 import kvmgan
 from kvmgan.errors import UserError
+from kvmgan.models import noise_choice
 from kvmgan.pipeline.generated_image import GeneratedImage
 from kvmgan.pipeline.pipeline import Pipeline
 from kvmgan.random_streams import normal_noise
@@ -95,6 +98,57 @@ def test_truncation_takes_the_noise_away(pipeline):
     )
 
 
+def steadiest_of(pipeline: Pipeline, caption: str, seed: int, number: int, tries: int) -> int:
+    """Which of picture ``number``'s noises changes the first image least, by small steps one at a time in float64."""
+    fine = copy.deepcopy(pipeline.generator).double()
+    tokens = pipeline.vocabulary.encode(caption)
+    sentence = pipeline.text_encoder(torch.tensor([tokens]), torch.tensor([len(tokens)]))[1].double()
+    noises = normal_noise((tries, 8), seed, "sample", number).double()
+    directions = noise_choice._orthonormal(5, noise_choice.DIRECTIONS)
+    rates = []
+    for noise in noises[:, :5]:
+        before = fine.first_image(noise[None], sentence, noises[:1, 5:])
+        moved = [noise[None] + noise_choice.STEP * torch.from_numpy(direction) for direction in directions]
+        rates.append(sum(((fine.first_image(z, sentence, noises[:1, 5:]) - before) ** 2).sum() for z in moved).item())
+    return int(np.argmin(rates))
+
+
+@torch.no_grad()
+def test_of_several_noises_the_steadiest_is_drawn_from(pipeline):
+    """With the condition of the first; which one depends on the caption, how many there are on call or model."""
+    chosen = []
+    for caption, number in itertools.product((RED, BLUE), range(4)):
+        place = steadiest_of(pipeline, caption, seed=6, number=number, tries=5)
+        made = pipeline(caption, seed=6, count=4, tries=5, batch_size=1)[number]
+        drawn = normal_noise((5, 8), 6, "sample", number)
+        tokens = pipeline.vocabulary.encode(caption)
+        words, sentence = pipeline.text_encoder(torch.tensor([tokens]), torch.tensor([len(tokens)]))
+        noise, condition = drawn[place, None, :5], drawn[:1, 5:]
+        image = pipeline.generator(noise, sentence, words, condition_noise=condition).images[-1][0]
+        expected = ((image.clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 0).numpy()
+        assert np.abs(levels(made) - expected).max() <= 1
+        chosen.append(place)
+    assert len(set(chosen)) > 2
+    own = Pipeline(replace(pipeline.settings, tries=5), pipeline.vocabulary, pipeline.generator, pipeline.text_encoder)
+    for tries in (5, 1):
+        assert levels(own(RED, tries=tries)[0]).tolist() == levels(pipeline(RED, tries=tries)[0]).tolist()
+    assert levels(own(RED)[0]).tolist() == levels(pipeline(RED, tries=5)[0]).tolist()
+    assert levels(pipeline(RED)[0]).tolist() == levels(pipeline(RED, tries=1)[0]).tolist()
+    # Both ends of a way keep one noise for both captions.
+    assert (
+        levels(own.interpolate(RED, BLUE, batch_size=1)[0]).tolist() == levels(pipeline(RED, batch_size=1)[0]).tolist()
+    )
+
+
+def test_noises_are_compared_in_float32_by_networks_of_16_bits(pipeline):
+    """Pictures in bfloat16 are those of the same noises but for its rounding; of other noises they would be others."""
+    fine = [levels(one) for one in pipeline([RED, BLUE], count=6, tries=6)]
+    coarse = [levels(one) for one in pipeline.to(dtype=torch.bfloat16)([RED, BLUE], count=6, tries=6)]
+    far = np.mean([np.abs(a - b).mean() for a, b in itertools.combinations(fine[:6], 2)])
+    near = [np.abs(a - b).mean() for a, b in zip(fine, coarse, strict=True)]
+    assert far > 20 and sum(distance < 4 for distance in near) >= 11
+
+
 def test_attention_of_a_word_sums_its_places(pipeline):
     made = pipeline("a red bird with a red beak")[0]
     assert made.words.count("red") == 2
@@ -129,6 +183,7 @@ def test_what_is_not_read_is_said(pipeline):
         (RED, {"seed": 2**63}, f"seed is {2**63}"),
         (RED, {"count": 0}, "count is 0, expected 1 or more"),
         (RED, {"batch_size": 0}, "batch_size is 0"),
+        (RED, {"tries": 0}, "tries is 0, expected 1 or more"),
         (RED, {"truncation": 1.1}, "truncation is 1.1, expected 0 to 1"),
         (RED, {"truncation": float("nan")}, "truncation is nan"),
     ],

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from kvmgan import Pipeline
@@ -14,7 +17,9 @@ from kvmgan.config_file import load_options
 from kvmgan.data.procedural.palette import COLOURS
 from kvmgan.figures.sample_grid import sample_grid
 from kvmgan.files import file_digest
+from kvmgan.models.noise_choice import change_rate
 from kvmgan.pipeline.shipped import NAMES, shipped_folder, shipped_names
+from kvmgan.random_streams import normal_noise
 from kvmgan.sample import main
 
 GALLERY = Path(__file__).parents[3] / "docs" / "gallery"
@@ -71,6 +76,21 @@ def test_it_draws_the_sheet_of_the_documentation(pipeline):
     assert np.abs(drawn - shown).sum() / (64 * 3 * 128**2) < 0.5
 
 
+@torch.no_grad()
+def test_birds_that_fall_apart_are_where_pictures_change_fastest(pipeline):
+    """Those of the sheet that docs/pipeline.md names, of one noise each: the 2nd, the 16th and the 59th of 64."""
+    rates = []
+    for seed, caption in enumerate((GALLERY / "birds-sheet.txt").read_text().splitlines()):
+        tokens = torch.tensor([pipeline.read(caption).indices])
+        sentence = pipeline.text_encoder(tokens, torch.tensor([tokens.shape[1]]))[1]
+        noise, condition = normal_noise((1, 64), seed, "sample", 0).split(32, dim=1)
+        given = sentence, condition
+        rates.append(change_rate(lambda z, given=given: pipeline.generator.first_image(z, *given), noise).item())
+    fastest = np.argsort(rates)[::-1][:20] + 1
+    assert {2, 16, 59} <= set(fastest.tolist())
+    assert pipeline.settings.tries == 4
+
+
 def _share_near(picture: Image.Image, colour: str) -> float:
     """Share of a picture's pixels that are nearer to this colour of the palette than to any other, and near to it."""
     pixels = np.asarray(picture.convert("RGB"), dtype=np.float64).reshape(-1, 3)
@@ -92,6 +112,17 @@ def test_a_word_of_colour_colours_the_bird(pipeline, colour):
     other = "blue" if colour != "blue" else "red"
     assert share(colour) > 5 * share(other)
     assert share(colour) > 0.05
+
+
+def test_drawing_loads_no_compiler():
+    """torch's, with sympy and all, takes two seconds to import, about what all the rest of such a command takes."""
+    script = """
+import sys, kvmgan.actions.sample
+kvmgan.Pipeline.from_pretrained("birds")("a small red bird")
+print([name for name in ("torch._dynamo", "sympy", "triton", "torch.distributed.fsdp") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
 
 
 def test_the_command_draws_right_after_installation(tmp_path, capsys):

@@ -184,13 +184,26 @@ def put_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) ->
         UserError: if they have other names or shapes than the module's, or one isn't finite.
     """
     wanted = module.state_dict()
-    wrong = sorted(tensors.keys() ^ wanted.keys()) or [n for n in wanted if tensors[n].shape != wanted[n].shape]
-    if wrong:
-        raise UserError(f"{path} doesn't fit the settings beside it ({wrong[0]} differs): restore the two together")
+    wrong = _misfit(tensors, wanted)
+    if wrong is not None:
+        raise UserError(
+            f"{path} doesn't fit the settings beside it ({wrong}): restore the two together, or read them with the "
+            "version of kvmgan that wrote them, whose networks may have had another form"
+        )
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise UserError(f"{path}: {name} has values that aren't finite: restore an earlier checkpoint")
     module.load_state_dict(tensors)
+
+
+def _misfit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
+    """The first thing by which weights differ from those that a module has; None if they fit."""
+    for name in sorted(tensors.keys() ^ wanted.keys()):
+        return f"{name} is missing" if name in wanted else f"{name} is none of the network's"
+    for name, tensor in wanted.items():
+        if tensors[name].shape != tensor.shape:
+            return f"{name} is {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}"
+    return None
 
 
 def load_shape(folder: Path) -> EncoderShape:

@@ -133,18 +133,29 @@ def test_descriptions_of_something_else(folder):
             Pipeline.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("what", ["another shape", "missing", "not finite"])
-def test_weights_that_do_not_fit(folder, what):
+@pytest.mark.parametrize(
+    ("what", "wanted"),
+    [
+        ("another shape", r"\(conditioning.fc.weight is \(1, 8\), expected \(12, 8\)\)"),
+        ("missing", r"\(conditioning.fc.weight is missing\)"),
+        ("another name", r"\(conditioning.fc.wait is none of the network's\): .* the version of kvmgan that wrote them"),
+        ("not finite", "conditioning.fc.weight has values that aren't finite"),
+    ],
+)
+def test_weights_that_do_not_fit(folder, what, wanted):
     """The hashes are right, and yet it isn't drawn with."""
     path = folder / "weights.safetensors"
     weights, name = load_tensors(path), "generator.conditioning.fc.weight"
-    if what == "missing":
-        del weights[name]
-    else:
-        weights[name] = weights[name] * float("nan") if what == "not finite" else weights[name][:1]
+    changed = {
+        "another shape": {name: weights[name][:1]},
+        "missing": {},
+        "another name": {"generator.conditioning.fc.wait": weights[name], name: weights[name]},
+        "not finite": {name: weights[name] * float("nan")},
+    }
+    del weights[name]
+    weights |= changed[what]
     save_tensors(path, weights)
     change(folder, sha256=json.loads((folder / "pipeline.json").read_text())["sha256"] | {path.name: digest_of(path)})
-    wanted = "has values that aren't finite" if what == "not finite" else r"\(conditioning.fc.weight differs\)"
     with pytest.raises(UserError, match=f"weights.safetensors.*{wanted}"):
         Pipeline.from_pretrained(folder)
 

@@ -49,13 +49,17 @@ static bool is_aligned(Plane<T> image, int64_t start) {
   return pitch % lanes == 0 && reinterpret_cast<uintptr_t>(first) % kVectorBytes == 0;
 }
 
-// Past the caches but for what doesn't fill an aligned vector.
+// Past the caches but for what doesn't fill a line: one that is written half past them and half into them costs both.
 template <typename F>
 static void stream_row(const F* src, int64_t n, F* dst) {
-  int64_t i = 0;
-  for (; i < n && reinterpret_cast<uintptr_t>(dst + i) % kVectorBytes != 0; ++i) dst[i] = src[i];
-  for (; i + kLanes<F> <= n; i += kLanes<F>) stream<F>(dst + i, load<F>(src + i));
-  for (; i < n; ++i) dst[i] = src[i];
+  constexpr int64_t line = kLine / static_cast<int64_t>(sizeof(F));
+  const int64_t until = -reinterpret_cast<uintptr_t>(dst) % kLine / sizeof(F);
+  int64_t i = smaller(n, until);
+  write_row(src, i, dst);
+  for (; i + line <= n; i += line) {
+    for (int64_t j = 0; j < line; j += kLanes<F>) stream<F>(dst + i + j, load<F>(src + i + j));
+  }
+  write_row(src + i, n - i, dst + i);
 }
 
 struct Chunks {

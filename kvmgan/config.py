@@ -240,7 +240,7 @@ class EvaluationOptions:
     batch_size: Count = 50
     """Images in a batch [images]."""
     tries: Count = 1
-    """Noises of which a judged picture's is the one around which it changes least [noises]; 1 takes what comes."""
+    """Noises that a picture chooses from in evaluation and sampling [noises]: the one around which it changes least."""
     untrained: bool = False
     """Judge a generator of random weights too."""
     seed: Seed = 0

@@ -90,7 +90,8 @@ def _filled(
 def _of_checkpoint(checkpoint: Checkpoint) -> StoredModel:
     encoders, options = checkpoint.folder / "encoders", checkpoint.options
     shape = load_shape(encoders)
-    settings = PipelineSettings(options.model, shape.embedding_dim, shape.word_dim, options.evaluation.max_words)
+    judged = options.evaluation
+    settings = PipelineSettings(options.model, shape.embedding_dim, shape.word_dim, judged.max_words, judged.tries)
 
     def load(device: torch.device) -> tuple[Generator, TextEncoder]:
         return checkpoint.runnable_on(device).generator(), load_text_encoder(encoders)[2]

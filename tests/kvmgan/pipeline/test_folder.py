@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ import torch
 
 import kvmgan.pipeline.shipped as shipped
 from kvmgan.errors import UserError
+from kvmgan.pipeline import stored_model
 from kvmgan.pipeline.pipeline import Pipeline
 from kvmgan.storage.tensor_file import load_tensors, save_tensors
+from kvmgan.training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CAPTION = "a red bird with blue wings"
@@ -138,7 +141,10 @@ def test_descriptions_of_something_else(folder):
     [
         ("another shape", r"\(conditioning.fc.weight is \(1, 8\), expected \(12, 8\)\)"),
         ("missing", r"\(conditioning.fc.weight is missing\)"),
-        ("another name", r"\(conditioning.fc.wait is none of the network's\): .* the version of kvmgan that wrote them"),
+        (
+            "another name",
+            r"\(conditioning.fc.wait is none of the network's\): .* the version of kvmgan that wrote them",
+        ),
         ("not finite", "conditioning.fc.weight has values that aren't finite"),
     ],
 )
@@ -189,6 +195,18 @@ def test_a_run_and_a_checkpoint_are_pipelines_too(tiny_run, tmp_path):
     assert len(pictures) == 1
     earlier = Pipeline.from_pretrained(tiny_run / "checkpoints" / "step-000003")
     assert earlier("a small red bird")[0].picture.tobytes() not in pictures
+
+
+def test_how_many_noises_a_run_is_judged_by_is_kept(tiny_run, tmp_path, monkeypatch):
+    """In its pipelines, and in what is saved of them."""
+    checkpoint = load_checkpoint(tiny_run)
+    judged = replace(checkpoint.options.evaluation, tries=3)
+    asked = replace(checkpoint, options=replace(checkpoint.options, evaluation=judged))
+    monkeypatch.setattr(stored_model, "load_checkpoint", lambda path: asked)
+    run = Pipeline.from_pretrained(tiny_run)
+    saved = Pipeline.from_pretrained(run.save_pretrained(tmp_path / "saved"))
+    assert run.settings.tries == saved.settings.tries == 3
+    assert json.loads((tmp_path / "saved" / "pipeline.json").read_text())["settings"]["tries"] == 3
 
 
 @pytest.fixture

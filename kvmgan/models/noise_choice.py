@@ -3,8 +3,8 @@
 A generator is continuous in its noise, and what the noise decides need not be. Between noises of birds that face left
 and noises of birds that face right lie some of birds with two heads, or none. Pictures change fastest there, so
 that the rate of change tells such noises from others: Jacobian-based truncation (Tanielian et al., 2020, "Learning
-disconnected manifolds: a no GAN's land", section 4). There the fastest of many noises are left out;
-here the slowest of a few is taken, so that a picture depends on its own seed alone.
+disconnected manifolds: a no GAN's land"). There the fastest of many noises are left out; here the slowest of a few is
+taken, so that a picture depends on its own seed alone.
 """
 
 from __future__ import annotations

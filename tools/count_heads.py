@@ -45,7 +45,7 @@ class _FacingRight:
 
 
 @contextmanager
-def _drawn_without(part: str) -> Iterator[None]:
+def drawn_without(part: str) -> Iterator[None]:
     """In the context birds face right and lack the part."""
     pose, body = drawing._pose, anatomy._body
 
@@ -71,7 +71,7 @@ def draw_birds(count: int, seed: int) -> tuple[Tensor, Tensor]:
     rng = np.random.default_rng(seed)
     pictures = np.empty((count, SIDE, SIDE, 3), np.uint8)
     for number in range(count):
-        with _drawn_without(LEFT_OUT[number % len(LEFT_OUT)]):
+        with drawn_without(LEFT_OUT[number % len(LEFT_OUT)]):
             drawn = np.asarray(drawing.draw_bird(_attributes(rng), SIDE + MARGIN, rng))
         top, left = rng.integers(0, MARGIN + 1, 2)
         pictures[number] = drawn[top : top + SIDE, left : left + SIDE]

@@ -85,7 +85,8 @@ def main() -> None:
     parser.add_argument("--sheet", action="store_true")
     parser.add_argument("--name", default="birds")
     arguments = parser.parse_args()
-    if arguments.sheet == (arguments.commit is not None):
+    given = arguments.run, arguments.commit
+    if any(given) != all(given) or arguments.sheet == any(given):
         parser.error("expected RUN and COMMIT, or --sheet alone")
     if arguments.sheet:
         captions = CAPTIONS.read_text().splitlines()

@@ -304,8 +304,9 @@ class Pipeline:
             row[: len(order.words)] = order.features
         lengths = torch.tensor([len(order.words) for order in batch])
         sentence = torch.stack([order.sentence for order in batch])
-        noise, condition = self._placed(self._chosen(batch, sentence)).split(self.settings.noise_dims, dim=1)
-        made = self._ready().drawing(
+        ready = self._ready()
+        noise, condition = self._placed(self._chosen(ready, batch, sentence)).split(self.settings.noise_dims, dim=1)
+        made = ready.drawing(
             noise,
             self._placed(sentence),
             self._placed(words),
@@ -315,13 +316,14 @@ class Pipeline:
         )
         return _generated(batch, made)
 
-    def _chosen(self, batch: Sequence[_Order], sentence: Tensor) -> Tensor:
+    def _chosen(self, ready: PreparedGenerator, batch: Sequence[_Order], sentence: Tensor) -> Tensor:
         """Noise and the condition's noise (B, Z + C) that each picture is drawn from."""
         noises = torch.stack([order.noises for order in batch])
+        if noises.shape[1] == 1:
+            return noises[:, 0]
         noise, condition = noises.split(self.settings.noise_dims, dim=2)
-        generator = self._ready().wide if noises.shape[1] > 1 else self.generator
-        given = (tensor.to(generator.conditioning.fc.weight) for tensor in (noise, sentence, condition[:, 0]))
-        return torch.cat((steadiest(generator, *given), condition[:, 0].to(self.device)), dim=1)
+        given = [tensor.to(ready.wide.conditioning.fc.weight) for tensor in (noise, sentence, condition[:, 0])]
+        return torch.cat((steadiest(ready.wide, *given), given[-1]), dim=1)
 
     def _ready(self) -> PreparedGenerator:
         """The generator ready to draw with, made anew where its weights have been written to."""

@@ -128,7 +128,6 @@ def _train_on(options: Options, checkpoint: Checkpoint | None, around: Surroundi
         print(f"run folder: {loop.run_folder.path}")
         loop.run(guard)
         phases.end("training")
-        guard.message = f"training is done; for the metrics: python -m kvmgan.evaluate {loop.run_folder.path}"
         loop.judge()
         phases.end("evaluation")
         loop.draw_nearest()

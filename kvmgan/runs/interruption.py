@@ -20,7 +20,9 @@ class SignalGuard:
 
     One that was ignored when the program began stays so: SIGHUP under nohup.
 
-    A second signal while one is noted raises, so that a step that hangs can still be left.
+    What was noted counts from the next :meth:`agree`, in all processes alike: :attr:`received` stays as it is until
+    then, whatever comes in between. A second signal to the same process raises, so that a step that hangs can still be
+    left.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -28,6 +30,8 @@ class SignalGuard:
     def __init__(self, message: str):
         self.message = message
         self.received: int | None = None
+        # What came to this process; by the launcher's hand often after all have agreed on what came to another.
+        self._noted: int | None = None
         self._deferred = False
         self._owner = os.getpid()
         self._previous: dict[int, object] = {}
@@ -43,22 +47,28 @@ class SignalGuard:
             signal.signal(signum, handler)
 
     def defer(self) -> None:
-        """From now on note a signal in :attr:`received` instead of raising."""
+        """From now on note a signal instead of raising."""
         self._deferred = True
 
     def agree(self) -> None:
-        """Take note in every process of a signal that one has noted: it comes to each in its own time.
+        """Set :attr:`received` in every process to a signal that one has noted: it comes to each in its own time.
 
         Called after every step, so that all stop after the same one.
         """
         # Imported here: a command whose words are wrong ends before torch is loaded, and it imports this module.
         from kvmgan.parallel import processes
 
-        self.received = processes.agreed(self.received or 0) or None
+        self.received = processes.agreed(self._noted or 0) or None
 
     def resume(self) -> None:
-        """Raise at a signal again."""
+        """Raise at a signal again; at once if one was noted that nobody has agreed on.
+
+        Raises:
+            Interrupted: with :attr:`message`.
+        """
         self._deferred = False
+        if self._noted is not None and self.received is None:
+            raise Interrupted(self._noted, self.message)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
@@ -66,7 +76,7 @@ class SignalGuard:
             if signum == signal.SIGTERM:
                 os._exit(128 + signum)
             return
-        if self._deferred and self.received is None:
-            self.received = signum
+        if self._deferred and self._noted is None:
+            self._noted = signum
             return
         raise Interrupted(signum, self.message)

@@ -104,9 +104,10 @@ class Loop:
                 progress.advance(processes.count() * len(batch.tokens))
                 profile.step()
                 self._after_step(losses, guard, progress)
+        guard.message = f"training is done; for the metrics: python -m kvmgan.evaluate {self.run_folder.path}"
         guard.resume()
         if guard.received:
-            raise Interrupted(guard.received, self._done())
+            raise Interrupted(guard.received, guard.message)
 
     def judge(self) -> None:
         """Score the average, keep the figures, and remember its checkpoint if it is the best so far."""
@@ -226,9 +227,6 @@ class Loop:
         watched = self.pictures.samples.watch(average)
         if watched:
             self.log.write(self.state.step, {name: value.item() for name, value in watched.items()})
-
-    def _done(self) -> str:
-        return f"training is done; for the metrics: python -m kvmgan.evaluate {self.run_folder.path}"
 
     def _give_up(self, reason: str, row: int) -> None:
         good = list_checkpoints(self.run_folder.checkpoints)

@@ -58,8 +58,8 @@ struct Parallel {
 
 // The image and what is shaped like it, attention too, are in `type`. So are words (or keys and values) and weights, but
 // where `type` has 16 bits and `wide_words` or `wide_weights` says that they are in float32; gradients are in the types of
-// what they are gradients of. `mean` and the workspace are in the type of the arithmetic: float64 where `type` is float64,
-// else float32. The image and what is shaped like it lie as (B, C, N), or (B, N, C) if channels_last; all else is
+// what they are gradients of. `mean`, `memory` and the workspace are in the type of the arithmetic: float64 where `type` is
+// float64, else float32. The image and what is shaped like it lie as (B, C, N), or (B, N, C) if channels_last; all else is
 // contiguous.
 struct ForwardArguments {
   Sizes sizes;
@@ -72,7 +72,7 @@ struct ForwardArguments {
   void* out;
   void* attention;     // (B, T, N) or null
   void* mean;          // (B, C); null where the memory is given
-  float* memory;       // cuda alone: (B, cuda::kept_memory)
+  void* memory;        // (B, kept_memory of the backend)
   void* workspace;
   Parallel parallel;   // cpu alone
 };
@@ -86,7 +86,7 @@ struct BackwardArguments {
   const void* inputs[kAllInputs];
   const bool* mask;
   const void* mean;
-  const float* memory;       // cuda alone
+  const void* memory;
   const void* grad_out;
   const void* grad_attention;  // (B, T, N) or null
   void* gradients[kAllInputs]; // null: not needed
@@ -95,6 +95,9 @@ struct BackwardArguments {
 };
 
 namespace cpu {
+
+// Numbers an image that the forward pass keeps for backward: none of a memory that is given.
+int64_t kept_memory(const Sizes& sizes);
 
 // Bytes of workspace, 64-byte aligned, that a call with these arguments needs (its workspace pointer is not read).
 size_t forward_workspace(const ForwardArguments& arguments);
@@ -127,7 +130,7 @@ Path backward_path(const BackwardArguments& arguments);
 void use_general_path(bool always);
 bool always_general();
 
-// Floats an image that the forward pass keeps for backward.
+// Numbers an image that the forward pass keeps for backward.
 int64_t kept_memory(const Sizes& sizes);
 
 // Bytes of workspace, 256-byte aligned; then the work itself, on a stream of the current device, without waiting for it.

@@ -39,7 +39,6 @@ class Cuda {
   }
 
   kvmem::Parallel parallel() const { return {}; }
-  bool keeps() const { return true; }
   int64_t kept_memory(const kvmem::Sizes& s) const { return kvmem::cuda::kept_memory(s); }
   size_t workspace(const kvmem::ForwardArguments& arguments) const { return kvmem::cuda::forward_workspace(arguments); }
   size_t workspace(const kvmem::BackwardArguments& arguments) const {

@@ -220,8 +220,7 @@ class Workspace {
 };
 
 // A Backend is made for the image of a call. It has kInputAlignment and kAlignment (of its workspace), in bytes,
-// parallel(), keeps() (whether forward keeps the memory side for backward), kept_memory(Sizes) (how many numbers of it an
-// image), and for both directions workspace(arguments) and run(arguments).
+// parallel(), kept_memory(Sizes) (how many numbers of the memory side an image forward keeps for backward), and for both directions workspace(arguments) and run(arguments).
 template <typename Backend>
 std::tuple<Tensor, Tensor, Tensor, Tensor> kv_memory(
     Tensor image, Tensor words, std::optional<Tensor> mask, Tensor gate_word, Tensor gate_image,
@@ -240,14 +239,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> kv_memory(
   Tensor out = empty_image(image, p.channels_last);
   Tensor attention = empty(return_attention ? Shape{s.B, s.T, H, W} : Shape{0}, image.scalar_type(), image);
   Tensor mean = empty({s.B, s.C}, arithmetic_type(p.type), image);
-  Tensor memory = empty(backend.keeps() ? Shape{s.B, kept} : Shape{0}, ScalarType::Float, image);
+  Tensor memory = empty({s.B, kept}, arithmetic_type(p.type), image);
   ForwardArguments arguments{};
   p.fill(arguments);
   arguments.parallel = backend.parallel();
   arguments.out = out.mutable_data_ptr();
   arguments.attention = return_attention ? attention.mutable_data_ptr() : nullptr;
   arguments.mean = mean.mutable_data_ptr();
-  arguments.memory = static_cast<float*>(memory.mutable_data_ptr());
+  arguments.memory = memory.mutable_data_ptr();
   const Workspace workspace(backend.workspace(arguments), Backend::kAlignment, image);
   arguments.workspace = workspace.data();
   backend.run(arguments);
@@ -303,7 +302,7 @@ Gradients kv_memory_backward(
   const int64_t H = image.size(2), W = image.size(3), kept = backend.kept_memory(s);
   check_shape(grad_out, "grad_out", {s.B, s.C, H, W}, image.scalar_type(), image);
   check_shape(mean, "mean", {s.B, s.C}, arithmetic_type(p.type), image);
-  if (backend.keeps()) check_shape(memory, "memory", {s.B, kept}, ScalarType::Float, image);
+  check_shape(memory, "memory", {s.B, kept}, arithmetic_type(p.type), image);
   if (grad_attention) check_shape(*grad_attention, "grad_attention", {s.B, s.T, H, W}, image.scalar_type(), image);
   constexpr size_t alignment = Backend::kInputAlignment;
   const Tensor grad = as_image(grad_out, p.channels_last, alignment), mean_dense = dense(mean, alignment),
@@ -314,7 +313,7 @@ Gradients kv_memory_backward(
   p.fill(arguments);
   arguments.parallel = backend.parallel();
   arguments.mean = mean_dense.const_data_ptr();
-  arguments.memory = static_cast<const float*>(memory_dense.const_data_ptr());
+  arguments.memory = memory_dense.const_data_ptr();
   arguments.grad_out = grad.const_data_ptr();
   arguments.grad_attention = attention ? attention->const_data_ptr() : nullptr;
   std::array<Differentiable, kInputs> inputs;

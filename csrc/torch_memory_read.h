@@ -89,13 +89,13 @@ std::tuple<Tensor, Tensor, Tensor> memory_read(Tensor image, Tensor keys, Tensor
   using Shape = std::vector<int64_t>;
   Tensor out = empty_image(image, p.channels_last);
   Tensor attention = empty(return_attention ? Shape{s.B, s.T, H, W} : Shape{0}, image.scalar_type(), image);
-  Tensor memory = empty(backend.keeps() ? Shape{s.B, kept} : Shape{0}, ScalarType::Float, image);
+  Tensor memory = empty({s.B, kept}, arithmetic_type(p.type), image);
   ForwardArguments arguments{};
   p.fill(arguments);
   arguments.parallel = backend.parallel();
   arguments.out = out.mutable_data_ptr();
   arguments.attention = return_attention ? attention.mutable_data_ptr() : nullptr;
-  arguments.memory = static_cast<float*>(memory.mutable_data_ptr());
+  arguments.memory = memory.mutable_data_ptr();
   const Workspace workspace(backend.workspace(arguments), Backend::kAlignment, image);
   arguments.workspace = workspace.data();
   backend.run(arguments);
@@ -115,7 +115,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> memory_read_backward(
   const int64_t H = image.size(2), W = image.size(3);
   check_shape(grad_out, "grad_out", {s.B, s.C, H, W}, image.scalar_type(), image);
   if (grad_attention) check_shape(*grad_attention, "grad_attention", {s.B, s.T, H, W}, image.scalar_type(), image);
-  if (backend.keeps()) check_shape(memory, "memory", {s.B, backend.kept_memory(s)}, ScalarType::Float, image);
+  check_shape(memory, "memory", {s.B, backend.kept_memory(s)}, arithmetic_type(p.type), image);
   STD_TORCH_CHECK(response_gate_weight || needs >> 3 == 0, "kvmem: no response gate, whose gradient is asked for");
   const Tensor grad = as_image(grad_out, p.channels_last, alignment), memory_dense = dense(memory, alignment);
   std::optional<Tensor> attention;
@@ -123,7 +123,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> memory_read_backward(
   BackwardArguments arguments{};
   p.fill(arguments);
   arguments.parallel = backend.parallel();
-  arguments.memory = static_cast<const float*>(memory_dense.const_data_ptr());
+  arguments.memory = memory_dense.const_data_ptr();
   arguments.grad_out = grad.const_data_ptr();
   arguments.grad_attention = attention ? attention->const_data_ptr() : nullptr;
   const Given& given = p.given;

@@ -17,7 +17,7 @@ void run_parallel(int64_t count, kvmem::Parallel::Body body, const void* context
 
 kvmem::Parallel framework_threads() { return {run_parallel, static_cast<int64_t>(torch::stable::get_num_threads())}; }
 
-// The fused CPU kernels: they keep the mean alone, and compute the memory and the softmax again.
+// The fused CPU kernels.
 class Cpu {
  public:
   static constexpr size_t kInputAlignment = 1, kAlignment = 64;
@@ -27,8 +27,7 @@ class Cpu {
   }
 
   kvmem::Parallel parallel() const { return framework_threads(); }
-  bool keeps() const { return false; }
-  int64_t kept_memory(const kvmem::Sizes&) const { return 0; }
+  int64_t kept_memory(const kvmem::Sizes& s) const { return kvmem::cpu::kept_memory(s); }
   size_t workspace(const kvmem::ForwardArguments& arguments) const { return kvmem::cpu::forward_workspace(arguments); }
   size_t workspace(const kvmem::BackwardArguments& arguments) const {
     return kvmem::cpu::backward_workspace(arguments);

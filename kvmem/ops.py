@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kvmem import library
-from kvmem.kept import layer_memory
+from kvmem.kept import layer_memory, layer_memory_on_cpu
 from kvmem.library import AVAILABLE, COMPILED, TRITON
 from kvmem.reference import kv_memory_eager
 
@@ -99,15 +99,15 @@ def _fake_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Shapes, dtypes and strides of what the forward operator returns: out, attention, mean, memory.
 
-    The last is what the kernels for GPUs keep for backward beyond the mean; those for CPUs compute it again.
+    The last is what the kernels keep for backward beyond the mean: what the large products gave.
     """
     batch, channels, height, width = image.shape
     slots, return_attention = words.shape[1], weights_and_options[-1]
     attention = image.new_empty((batch, slots, height, width) if return_attention else (0,))
     mean = image.new_empty((batch, channels), dtype=torch.float64 if image.dtype == torch.float64 else torch.float32)
-    kept = layer_memory(slots, channels, *weights_and_options[:12])
-    keeps = image.device.type == "cuda" or operators == TRITON
-    memory = image.new_empty((batch, kept) if keeps else (0,), dtype=torch.float32)
+    on_gpu = image.device.type == "cuda" or operators == TRITON
+    kept = (layer_memory if on_gpu else layer_memory_on_cpu)(slots, channels, *weights_and_options[:12])
+    memory = image.new_empty((batch, kept), dtype=mean.dtype)
     return empty_like_image(image), attention, mean, memory
 
 

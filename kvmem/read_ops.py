@@ -51,10 +51,11 @@ def _fake_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Shapes, dtypes and strides of out, attention, and memory, which the kernels for GPUs keep for backward."""
     batch, channels, height, width = image.shape
-    slots, keeps = keys.shape[1], image.device.type == "cuda" or operators == library.TRITON
+    slots, on_gpu = keys.shape[1], image.device.type == "cuda" or operators == library.TRITON
     attention = image.new_empty((batch, slots, height, width) if return_attention else (0,))
-    shape = (batch, given_memory(slots, channels, gate_weight)) if keeps else (0,)
-    return ops.empty_like_image(image), attention, image.new_empty(shape, dtype=torch.float32)
+    kept = given_memory(slots, channels, gate_weight) if on_gpu else 0
+    dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
+    return ops.empty_like_image(image), attention, image.new_empty((batch, kept), dtype=dtype)
 
 
 def _fake_backward(

@@ -9,10 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# Where several processes run the tests (pytest -n), threads that wait for one another on a core that isn't theirs make
+# everything several times slower: they are to sleep meanwhile, which OpenMP is told before torch loads it, and each
+# process has its share of the cores.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import torch
 
-# Where several processes run the tests (pytest -n), each has its share of the cores: threads that wait for one another
-# on a core that isn't theirs make everything several times slower.
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
 

@@ -11,6 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 TYPES = {"f": "float32", "13__nv_bfloat16": "bfloat16", "6__half": "float16"}
+# A function's header; an instruction's address, name and arguments; the 64 bits of a line that has no instruction.
+_LINE_OF_CODE = re.compile(
+    r"^[ \t]*(?:Function : (\S+)"
+    r"|/\*([0-9a-f]{4,})\*/[ \t]+(?:@!?U?P\w+[ \t]+)?([A-Z][\w.]*)(.*);"
+    r"|/\* 0x([0-9a-f]{16}) \*/)",
+    re.MULTILINE,
+)
 
 
 class Instruction(NamedTuple):
@@ -127,12 +134,14 @@ def read_kernels(library: Path, architecture: str) -> list[Kernel]:
         kernels[mangled] = Kernel(mangled, *identify(mangled), *used)
     current = None
     waiting = None  # an instruction whose second line of 64 bits, with the control bits, follows
-    for line in run("-sass").splitlines():
-        if header := re.match(r"\s*Function : (\S+)", line):
-            current = kernels[header[1]]
-        elif found := re.match(r"\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*);", line):
-            waiting = (int(found[1], 16), found[2], found[3])
-        elif waiting and (bits := re.match(r"\s*/\* 0x([0-9a-f]{16}) \*/", line)):
-            current.code.append(Instruction(*waiting, int(bits[1], 16) >> 41))
+    # Millions of lines: one pattern goes through them all.
+    for found in _LINE_OF_CODE.finditer(run("-sass")):
+        function, address, name, arguments, bits = found.groups()
+        if function:
+            current = kernels[function]
+        elif address:
+            waiting = (int(address, 16), name, arguments)
+        elif waiting:
+            current.code.append(Instruction(*waiting, int(bits, 16) >> 41))
             waiting = None
     return list(kernels.values())

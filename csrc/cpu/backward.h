@@ -1,4 +1,4 @@
-// The backward pass: the memory again, the pixel pass, the memory's gradients, the mean's part of dh, the parameters'.
+// The backward pass: the memory as forward kept it, the pixel pass, the memory's gradients, the mean's part of dh, the parameters'.
 #pragma once
 
 #include "forward.h"
@@ -70,18 +70,22 @@ static TableGradients<F> tables_at(const Sizes& s, const BackwardWorkspace<F>& w
 }
 
 template <typename T, typename F = Arithmetic<T>>
-static void recompute_memories(const BackwardArguments& a, const BackwardWorkspace<F>& w, int64_t first, int64_t images) {
+static void take_memories(const BackwardArguments& a, const BackwardWorkspace<F>& w, int64_t first, int64_t images) {
   const Sizes& s = a.sizes;
   const auto memory_of = [&](int64_t image) { return state_at<F>(s, w.states, w.state_bytes, image).memory; };
-  begin_memories<T>(a, w.weights, first, images, memory_of);
-  if (a.options.given) return;
+  if (a.options.given) {
+    take_given_memories<T>(a, w.weights, first, images, memory_of);
+    return;
+  }
   const int64_t Cp = round_up(s.C, kLanes<F>);
-  const auto mean_at = [&](int64_t i) { return w.means + (first + i) * Cp; };
-  const auto read_mean = [&](int64_t i) {
-    read_row(static_cast<const F*>(a.mean) + (first + i) * s.C, s.C, mean_at(i), Cp);
-  };
-  finish_memories(s, a.options, w.weights, a.parallel, images, read_mean, mean_at,
-                  [&](int64_t i) { return memory_of(first + i); });
+  for_each(a.parallel, images, [&](int64_t i, int64_t) {
+    const int64_t image = first + i;
+    const Memory<F> memory = memory_of(image);
+    read_row(static_cast<const F*>(a.mean) + image * s.C, s.C, w.means + image * Cp, Cp);
+    find_slots(s, a.mask, image, memory);
+    pack_words(s, Stored<T>{a.inputs[kWords], a.wide_words}, image, memory);
+    take_kept_memory(s, w.weights, static_cast<const F*>(a.memory) + image * kept_memory(s), memory);
+  });
 }
 
 // Of h and of dout.
@@ -296,7 +300,7 @@ static void backward_group(const BackwardArguments& a, const BackwardWorkspace<F
 template <typename T, typename F = Arithmetic<T>>
 static void backward_images(const BackwardArguments& a, const BackwardWorkspace<F>& w, int64_t first, int64_t images,
                             int64_t group) {
-  recompute_memories<T>(a, w, first, images);
+  take_memories<T>(a, w, first, images);
   for (int64_t at = first; at < first + images; at += group) {
     backward_group<T>(a, w, at, smaller(group, first + images - at));
   }

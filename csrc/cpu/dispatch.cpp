@@ -73,6 +73,7 @@ bool isa_available(Isa isa) {
 Isa isa_in_use() { return chosen().load(std::memory_order_relaxed); }
 void use_isa(Isa isa) { chosen().store(isa, std::memory_order_relaxed); }
 
+int64_t kept_memory(const Sizes& s) { return s.M == 0 ? 0 : (s.G + s.M + 2 * s.C + s.R) * s.T + s.M; }
 size_t forward_workspace(const ForwardArguments& arguments) { return kernels().forward_workspace(arguments); }
 size_t backward_workspace(const BackwardArguments& arguments) { return kernels().backward_workspace(arguments); }
 void forward(const ForwardArguments& arguments) { kernels().forward(arguments); }

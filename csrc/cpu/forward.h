@@ -3,6 +3,7 @@
 
 #include "addressing.h"
 #include "blend.h"
+#include "kept.h"
 #include "mean.h"
 #include "stage.h"
 
@@ -171,21 +172,16 @@ static void finish_group(const ForwardArguments& a, const ForwardWorkspace<F>& w
   const int64_t parts = sum_group<T>(a, w, first, images);
   const auto mean_at = [&](int64_t i) { return static_cast<F*>(a.mean) + (first + i) * s.C; };
   const auto make_mean = [&](int64_t i) { mean_of_chunks(w.sums + i * parts * s.C, parts, s.C, s.N, mean_at(i)); };
-  finish_memories(s, a.options, w.weights, a.parallel, images, make_mean, mean_at, [&](int64_t i) {
-    return memory_at(s, w, first + i);
+  const auto memory_of = [&](int64_t i) { return memory_at(s, w, first + i); };
+  finish_memories(s, a.options, w.weights, a.parallel, images, make_mean, mean_at, memory_of, [&](int64_t i) {
+    keep_memory(s, memory_of(i), static_cast<F*>(a.memory) + (first + i) * kept_memory(s));
   });
 }
 
-// The memories of so many images from `first` on, as far as they don't wait for means; those that are given are whole then. In
-// whatever direction.
+// The memories of so many images from `first` on, where they are given. In whatever direction.
 template <typename T, typename Arguments, typename MemoryAt, typename F = Arithmetic<T>>
-static void begin_memories(const Arguments& a, const Weights<F>& weights, int64_t first, int64_t images,
-                           const MemoryAt& memory_at) {
-  if (!a.options.given) {
-    const Stored<T> words{a.inputs[kWords], a.wide_words};
-    prepare_memories(a.sizes, a.options, weights, words, a.mask, a.parallel, first, images, memory_at);
-    return;
-  }
+static void take_given_memories(const Arguments& a, const Weights<F>& weights, int64_t first, int64_t images,
+                                const MemoryAt& memory_at) {
   for_each(a.parallel, images, [&](int64_t i, int64_t) {
     take_given_memory(a.sizes, weights, Stored<T>{a.inputs[kKeys], a.wide_words},
                       Stored<T>{a.inputs[kValues], a.wide_words}, a.mask, first + i, memory_at(first + i));
@@ -214,7 +210,13 @@ static void forward_group(const ForwardArguments& a, const ForwardWorkspace<F>& 
 // Whole images, of words and pixels.
 template <typename T, typename F = Arithmetic<T>>
 static void forward_images(const ForwardArguments& a, const ForwardWorkspace<F>& w, int64_t first, int64_t images) {
-  begin_memories<T>(a, w.weights, first, images, [&](int64_t image) { return memory_at(a.sizes, w, image); });
+  const auto memory_of = [&](int64_t image) { return memory_at(a.sizes, w, image); };
+  if (a.options.given) {
+    take_given_memories<T>(a, w.weights, first, images, memory_of);
+  } else {
+    const Stored<T> words{a.inputs[kWords], a.wide_words};
+    prepare_memories(a.sizes, a.options, w.weights, words, a.mask, a.parallel, first, images, memory_of);
+  }
   const int64_t group = w.ahead;
   for (int64_t at = first; at < first + images; at += group) {
     forward_group<T>(a, w, at, smaller(group, first + images - at));

@@ -64,6 +64,7 @@ static void find_slots(const Sizes& s, const bool* mask, int64_t image, const Me
   out.slots[0] = count;
 }
 
+// (slots, Dp), zeros in the rows of no slot.
 template <typename T, typename F = Arithmetic<T>>
 static void pack_words(const Sizes& s, Stored<T> words, int64_t image, const Memory<F>& out) {
   const int64_t Dp = round_up(s.D, kLanes<F>), count = out.slots[0];
@@ -71,7 +72,6 @@ static void pack_words(const Sizes& s, Stored<T> words, int64_t image, const Mem
     read_stored(words, (image * s.T + out.slots[1 + i]) * s.D, s.D, out.words + i * Dp, Dp);
   }
   memset(out.words + count * Dp, 0, sizeof(F) * (out.Tp - count) * Dp);
-  transpose(out.words, Dp, out.Tp, Dp, out.words_t, out.Tp);
 }
 
 template <typename F>
@@ -121,19 +121,27 @@ static void write_gate(const Sizes& s, const Options& options, const Weights<F>&
   }
 }
 
-// m_t = g_t ⊙ φ(W_w w_t + b_w) + (1 - g_t) ⊙ φ(W_r r + b_r), rows [first, last).
+// m_t = g_t ⊙ φ(W_w w_t + b_w) + (1 - g_t) ⊙ φ(W_r r + b_r), rows [first, last), from both parts.
 template <typename F>
-static void write_memory(const Sizes& s, const Options& options, const Weights<F>& w, int64_t first, int64_t last,
-                         const F* mean, const Memory<F>& out) {
+static void mix_memory(const Sizes& s, int64_t first, int64_t last, const Memory<F>& out) {
   for (int64_t m = first; m < last; ++m) {
-    const F x = dot(w.write_image + m * s.C, mean, s.C) + w.write_image_bias[m];
-    out.image_part[m] = options.relu && x < F(0) ? F(0) : x;
     const F* gate = out.gate + (s.G > 1 ? m * out.Tp : 0);
     for (int64_t t = 0; t < out.Tp; t += kLanes<F>) {
       const Vector<F> g = load<F>(gate + t);
       store<F>(out.memory + m * out.Tp + t, g * load<F>(out.word_part + m * out.Tp + t) + (F(1) - g) * out.image_part[m]);
     }
   }
+}
+
+// The image's part of the memory's rows [first, last), and with it those rows.
+template <typename F>
+static void write_memory(const Sizes& s, const Options& options, const Weights<F>& w, int64_t first, int64_t last,
+                         const F* mean, const Memory<F>& out) {
+  for (int64_t m = first; m < last; ++m) {
+    const F x = dot(w.write_image + m * s.C, mean, s.C) + w.write_image_bias[m];
+    out.image_part[m] = options.relu && x < F(0) ? F(0) : x;
+  }
+  mix_memory(s, first, last, out);
 }
 
 template <typename E, typename F>
@@ -162,6 +170,11 @@ static void fill_tables(const Sizes& s, const Weights<F>& w, const Memory<F>& ou
 #ifdef KVMEM_PAIRS
   fill_pairs(out.tables, slots + s.R, slots, width, out.pairs);
 #endif
+}
+
+// u = W_g's second half times v.
+template <typename F>
+static void write_response(const Sizes& s, const Weights<F>& w, const Memory<F>& out) {
   gemm<F>(s.R, out.Tp, s.C, {w.response_gate + s.C, 2 * s.C, 1}, out.values, out.Tp, out.response, out.Tp);
 }
 
@@ -176,8 +189,10 @@ static void read_out_memory(const Sizes& s, const Options& options, const Weight
 
 template <typename T, typename F = Arithmetic<T>>
 static void prepare_words(const Sizes& s, Stored<T> words, const bool* mask, int64_t image, const Memory<F>& out) {
+  const int64_t Dp = round_up(s.D, kLanes<F>);
   find_slots(s, mask, image, out);
   pack_words(s, words, image, out);
+  transpose(out.words, Dp, out.Tp, Dp, out.words_t, out.Tp);
 }
 
 // Rows that one task makes, each of so many multiply-adds: whole blocks, and enough to be worth a task and to read the other
@@ -216,11 +231,17 @@ static void prepare_memories(const Sizes& s, const Options& options, const Weigh
 }
 
 // The rest of so many images' memories, once the words' part is there: make_mean(i) makes the i-th one's mean, which is then
-// at mean_at(i). Small memories are a task each; large ones are made row by row by all threads.
-template <typename F, typename MakeMean, typename MeanAt, typename MemoryAt>
+// at mean_at(i); keep(i) comes last. Small memories are a task each; large ones are made row by row by all threads.
+template <typename F, typename MakeMean, typename MeanAt, typename MemoryAt, typename Keep>
 static void finish_memories(const Sizes& s, const Options& options, const Weights<F>& w, const Parallel& parallel,
-                            int64_t images, const MakeMean& make_mean, const MeanAt& mean_at, const MemoryAt& memory_at) {
+                            int64_t images, const MakeMean& make_mean, const MeanAt& mean_at, const MemoryAt& memory_at,
+                            const Keep& keep) {
   const bool small = small_memory(s);
+  const auto complete = [&](int64_t i) {
+    fill_tables(s, w, memory_at(i));
+    write_response(s, w, memory_at(i));
+    keep(i);
+  };
   for_each(parallel, images, [&](int64_t i, int64_t) {
     make_mean(i);
     const Memory<F> memory = memory_at(i);
@@ -228,7 +249,7 @@ static void finish_memories(const Sizes& s, const Options& options, const Weight
     if (!small) return;
     write_memory(s, options, w, 0, s.M, mean_at(i), memory);
     read_out_memory(s, options, w, 0, s.C, memory);
-    fill_tables(s, w, memory);
+    complete(i);
   });
   if (small) return;
   for_each_rows(parallel, images, s.M, s.C, kRows, [&](int64_t i, int64_t first, int64_t last) {
@@ -237,7 +258,7 @@ static void finish_memories(const Sizes& s, const Options& options, const Weight
   for_each_rows(parallel, images, s.C, s.M * s.T, kRows, [&](int64_t i, int64_t first, int64_t last) {
     read_out_memory(s, options, w, first, last, memory_at(i));
   });
-  for_each(parallel, images, [&](int64_t i, int64_t) { fill_tables(s, w, memory_at(i)); });
+  for_each(parallel, images, [&](int64_t i, int64_t) { complete(i); });
 }
 
 // One of the tables (C, Tp) from what is given (B, T, C): what stands in a slot that holds nothing doesn't matter. The padding
@@ -270,6 +291,7 @@ static void take_given_memory(const Sizes& s, const Weights<F>& w, Stored<T> key
   take_stored_slots(s, keys, image, out, out.keys);
   take_stored_slots(s, values, image, out, out.values);
   fill_tables(s, w, out);
+  write_response(s, w, out);
 }
 
 }  // namespace kvmem::cpu::KVMEM_ISA

@@ -194,7 +194,7 @@ py::dict forward(const Inputs& inputs, const std::optional<Array>& mask, bool at
   a.out = memory.output("out", B * C * N * memory.item());
   if (attention) a.attention = memory.output("attention", B * T * N * memory.item());
   a.mean = memory.output("mean", B * C * 4);
-  a.memory = static_cast<float*>(memory.output("memory", B * kept * 4));
+  a.memory = memory.output("memory", B * kept * 4);
   const size_t workspace = cuda::forward_workspace(a);
   a.workspace = memory.output("workspace", workspace);
   const char* path = name_of(cuda::forward_path(a));
@@ -218,7 +218,7 @@ py::dict backward(const Inputs& inputs, const std::optional<Array>& mask, const 
   Memory memory(settings.dtype, settings.misalignment);
   auto a = arguments_of<BackwardArguments>(inputs, mask, settings, memory);
   a.mean = memory.copy("mean", saved["mean"].cast<Array>());
-  a.memory = static_cast<const float*>(memory.copy("memory", saved["memory"].cast<Array>()));
+  a.memory = memory.copy("memory", saved["memory"].cast<Array>());
   a.grad_out = memory.input("grad_out", grad_out);
   if (grad_attention) a.grad_attention = memory.input("grad_attention", *grad_attention);
   if (needs.size() != kInputs) throw std::invalid_argument("needs: expected a truth value for every input");
@@ -250,7 +250,7 @@ py::dict read(const Inputs& inputs, const std::optional<Array>& mask, bool atten
   const int64_t kept = cuda::kept_memory(a.sizes);
   a.out = memory.output("out", B * C * N * memory.item());
   if (attention) a.attention = memory.output("attention", B * T * N * memory.item());
-  a.memory = static_cast<float*>(memory.output("memory", B * kept * 4));
+  a.memory = memory.output("memory", B * kept * 4);
   a.workspace = memory.output("workspace", cuda::forward_workspace(a));
   run([](const void* p, void* stream) { return cuda::forward(*static_cast<const ForwardArguments*>(p), stream); }, &a,
       settings, memory);
@@ -268,7 +268,7 @@ py::dict read_backward(const Inputs& inputs, const std::optional<Array>& mask, c
                        const std::vector<bool>& needs, const Settings& settings) {
   Memory memory(settings.dtype, settings.misalignment);
   auto a = read_arguments_of<BackwardArguments>(inputs, mask, settings, memory);
-  a.memory = static_cast<const float*>(memory.copy("memory", saved["memory"].cast<Array>()));
+  a.memory = memory.copy("memory", saved["memory"].cast<Array>());
   a.grad_out = memory.input("grad_out", grad_out);
   if (grad_attention) a.grad_attention = memory.input("grad_attention", *grad_attention);
   if (needs.size() != inputs.size()) throw std::invalid_argument("needs: expected a truth value for every input");

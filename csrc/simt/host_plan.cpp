@@ -19,7 +19,7 @@ Arguments planned_arguments(const Sizes& sizes, const std::string& dtype, bool c
   a.channels_last = channels_last;
   for (int i = 0; i < kInputs; ++i) a.inputs[i] = somewhere;
   a.mean = static_cast<float*>(somewhere);
-  a.memory = static_cast<float*>(somewhere);
+  a.memory = somewhere;
   a.workspace = somewhere;
   if constexpr (std::is_same_v<Arguments, ForwardArguments>) {
     a.out = somewhere;

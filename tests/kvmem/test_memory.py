@@ -11,13 +11,15 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 @pytest.mark.parametrize("attention", [False, True])
 @pytest.mark.parametrize("mask", ["none", "partial"])
 def test_backward_keeps_nothing_of_the_size_of_the_attention(make_problem, extension, mask, attention):
-    """Beyond the inputs only the mean is kept: B C numbers, whatever N and T."""
-    batch, channels = 2, 16
-    problem = make_problem(batch, channels, (32, 32), 24, mask=mask).leaves()
+    """Beyond the inputs the mean is kept, and the memory side: both parts of m, g, k, v and u."""
+    batch, channels, slots = 2, 16, 24
+    problem = make_problem(batch, channels, (32, 32), slots, mask=mask).leaves()
+    memory_channels = len(problem.weights["write_word_weight"])
     known = [*problem.inputs.values(), *([] if problem.mask is None else [problem.mask])]
     with SavedTensors(known) as saved:
         problem.run("cpu", return_attention=attention)
-    assert saved.bytes == 4 * batch * channels
+    of_words, of_image = 1 + memory_channels + channels + channels + 1, memory_channels
+    assert saved.bytes == 4 * batch * (channels + slots * of_words + of_image)
 
 
 def allocations(function) -> int:

@@ -1,5 +1,7 @@
 """The registered operators and the layer under the framework's own machinery: opcheck, compile, export, autocast."""
 
+from itertools import product
+
 import pytest
 import torch
 from kvmem_framework import (
@@ -12,6 +14,13 @@ from kvmem_framework import (
     assert_exports_with_a_dynamic_batch,
     opcheck_backward,
 )
+
+
+@pytest.mark.parametrize("widths", list(product(("scalar", "vector"), repeat=2)), ids=str)
+def test_what_is_kept_is_as_large_as_the_operator_tells_the_compiler(make_problem, extension, widths):
+    """kvmem/kept.py and csrc/cpu/kept.h say the same, whatever the widths of the gates."""
+    problem = make_problem(mask="partial", write_gate_width=widths[0], response_gate_width=widths[1])
+    torch.library.opcheck(torch.ops.kvmem.kv_memory.default, problem.operator_arguments(), test_utils="test_faketensor")
 
 
 @pytest.mark.parametrize("attention", [False, True])

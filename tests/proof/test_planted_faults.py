@@ -33,7 +33,6 @@ def judged(entries: dict[str, Entry], kernel: str, call: Call, fault) -> Verdict
     return prove(broken, launch, 900)
 
 
-@pytest.mark.core
 def test_a_group_barrier_removed(entries: dict[str, Entry], prover: None) -> None:
     """The one between what warps write of a tile and what others store of it."""
     verdict = judged(entries, FORWARD, ONE_TILE, lambda entry: without(entry, lines(entry, GROUP_BARRIER)[1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 import re
 
@@ -10,6 +11,7 @@ from faults import CLUSTER_BARRIER, cluster_barriers, lines, waits_late, without
 from prover import largest, without_bfi
 from ptx_entries import Entry, Field, fields, split
 
+CARRIED_OUT = {"shl": operator.lshift, "and": operator.and_, "or": operator.or_}
 HEADER = ".version 9.0\n.target sm_90\n.address_size 64\n\n"
 BODY = """.visible .entry step(
 .param .align 8 .b8 step_param_0[{size}]
@@ -71,7 +73,7 @@ def test_an_inserted_field_of_bits_is_the_same_in_shifts_and_masks() -> None:
         values = {"%r1": inserted, "%r2": base}
         for name, to, first, second in re.findall(r"(shl|and|or)\.b32 (%\w+), (%\w+), (%?\w+);", code):
             x, y = (values[operand] if operand in values else int(operand) for operand in (first, second))
-            values[to] = {"shl": x << y, "and": x & y, "or": x | y}[name] & 0xFFFFFFFF
+            values[to] = CARRIED_OUT[name](x, y) & 0xFFFFFFFF
         bits = [(inserted >> i - start if start <= i < start + length else base >> i) & 1 for i in range(32)]
         assert values["%r3"] == sum(bit << i for i, bit in enumerate(bits))
     with pytest.raises(ValueError, match="bfi"):

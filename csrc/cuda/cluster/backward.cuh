@@ -295,7 +295,7 @@ ClusterBackward<T> cluster_backward_parameters(const BackwardArguments& a, const
           .grad_out = view(static_cast<const T*>(a.grad_out), image),
           .grad_attention = view(static_cast<const T*>(a.grad_attention), s.B * s.T * s.N),
           .grad_image = view(static_cast<T*>(a.gradients[kImage]), image),
-          .kept = view(a.memory, s.B * memory_layout(s).size),
+          .kept = view(static_cast<const float*>(a.memory), s.B * memory_layout(s).size),
           .gradients = view(gradients, s.B * gradient_layout(s).size),
           .N = static_cast<int>(s.N),
           .group_tiles = plan.group_tiles,

@@ -221,7 +221,7 @@ const char* cluster_forward(const ForwardArguments& a, void* stream) {
                               .out = view(static_cast<T*>(a.out), image),
                               .attention = view(static_cast<T*>(a.attention), s.B * s.T * s.N),
                               .mean = view(static_cast<float*>(a.mean), s.B * s.C),
-                              .kept = view(a.memory, s.B * memory_layout(s).size),
+                              .kept = view(static_cast<float*>(a.memory), s.B * memory_layout(s).size),
                               .N = static_cast<int>(s.N),
                               .group_tiles = plan.group_tiles,
                               .tile_slots = plan.tile_slots,

@@ -191,7 +191,7 @@ const char* launch_backward_chunks(const BackwardArguments& a, const BackwardPla
                              .grad_out = view(static_cast<const T*>(a.grad_out), image),
                              .grad_attention = view(static_cast<const T*>(a.grad_attention), scores),
                              .grad_image = view(static_cast<T*>(a.gradients[kImage]), image),
-                             .memory = view(a.memory, s.B * layout.size),
+                             .memory = view(static_cast<const float*>(a.memory), s.B * layout.size),
                              .sums = view(workspace.sums, s.B * plan.chunks * sums_layout(s).size),
                              .scratch = view(workspace.scratch, plan.scratch_numbers),
                              .tables = view(static_cast<const T*>(workspace.tables), plan.tables.numbers),

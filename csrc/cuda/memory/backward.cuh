@@ -277,7 +277,7 @@ const char* memory_backward(const BackwardArguments& a, const float* sums, int c
   const MemoryBackward<T> parameters{.side = memory_side<T>(a),
                                      .sums_layout = sums_layout(s),
                                      .out = gradient_layout(s),
-                                     .kept = view(a.memory, s.B * memory_layout(s).size),
+                                     .kept = view(static_cast<const float*>(a.memory), s.B * memory_layout(s).size),
                                      .sums = view(sums, s.B * chunks * sums_layout(s).size),
                                      .gradients = view(gradients, s.B * gradient_layout(s).size),
                                      .gate_parts = view(gate_parts, memory_backward_parts(s)),

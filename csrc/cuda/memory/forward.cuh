@@ -250,7 +250,7 @@ const char* memory_forward(const ForwardArguments& a, const float* mean_sums, in
   const MemoryForward<T> parameters{.side = memory_side<T>(a),
                                     .mean_sums = view(mean_sums, s.B * chunks * s.C),
                                     .mean = view(static_cast<float*>(a.mean), s.B * s.C),
-                                    .kept = view(a.memory, s.B * kept),
+                                    .kept = view(static_cast<float*>(a.memory), s.B * kept),
                                     .chunks = chunks,
                                     .positions = static_cast<float>(s.N)};
   const int shared_bytes = static_cast<int>(4 * (s.C + s.M + s.G));

@@ -47,7 +47,7 @@ const char* take_given_memory(const ForwardArguments& a, void* stream) {
   const GivenMemory<T> parameters{.side = memory_side<T>(a),
                                   .keys = slots(kKeys),
                                   .values = slots(kValues),
-                                  .kept = view(a.memory, s.B * memory_layout(s).size)};
+                                  .kept = view(static_cast<float*>(a.memory), s.B * memory_layout(s).size)};
   return launch_steps<given_memory_kernel<T>>(parameters, 0, s.R > 0 ? 2 : 1, s.B, 0, stream);
 }
 

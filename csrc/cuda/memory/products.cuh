@@ -344,7 +344,7 @@ ProductFactors<T> product_factors(const BackwardArguments& a, const float* gradi
   return {a,
           s,
           view(gradients, s.B * g.size),
-          view(a.memory, s.B * m.size),
+          view(static_cast<const float*>(a.memory), s.B * m.size),
           view(static_cast<const float*>(a.mean), s.B * s.C),
           m,
           g};

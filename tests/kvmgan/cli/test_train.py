@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import cache
 
 import pytest
 import yaml
@@ -201,6 +203,19 @@ def test_profile_writes_a_trace_and_names_the_stretches(tiny_run, tiny_arguments
     assert "Self CPU" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def average_after_three_steps(tiny_arguments, tmp_path_factory) -> Callable[..., bytes]:
+    """The file of a new training's averaged generator; words are added to the command. Each is trained once."""
+
+    @cache
+    def train(*words: str) -> bytes:
+        runs = tmp_path_factory.mktemp("runs")
+        assert main([*tiny_arguments, "--training.steps", "3", *words, "--runs-dir", str(runs)]) == 0
+        return (next(runs.iterdir()) / "checkpoints" / "step-000003" / "average.safetensors").read_bytes()
+
+    return train
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -217,12 +232,7 @@ def test_profile_writes_a_trace_and_names_the_stretches(tiny_run, tiny_arguments
         ("model.memory.detach_mean", ""),
     ],
 )
-def test_a_setting_changes_what_training_makes(tiny_run, tiny_arguments, tmp_path, name, value):
-    """The averaged generator after two steps differs from the one with the defaults."""
-    made = []
-    for folder, words in (("a", []), ("b", [f"--{name.replace('_', '-')}", *value.split()])):
-        runs = tmp_path / folder
-        assert main([*tiny_arguments, "--training.steps", "3", *words, "--runs-dir", str(runs)]) == 0
-        checkpoint = next(runs.iterdir()) / "checkpoints" / "step-000003"
-        made.append((checkpoint / "average.safetensors").read_bytes())
-    assert made[0] != made[1]
+def test_a_setting_changes_what_training_makes(average_after_three_steps, name, value):
+    """The averaged generator differs from the one with the defaults."""
+    changed = average_after_three_steps(f"--{name.replace('_', '-')}", *value.split())
+    assert changed != average_after_three_steps()

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from kvmgan.train import main
 
 ROOT = Path(__file__).parents[3]
-KILLS = int(os.environ.get("KVMGAN_KILLS", "12"))
+KILLS = int(os.environ.get("KVMGAN_KILLS", "6"))
 # More than so many trainings can do before they are killed.
 STEPS = 20 * KILLS + 50
 INTERVAL = 3

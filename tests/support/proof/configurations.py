@@ -211,7 +211,7 @@ def wide_proofs() -> Iterator[Proof]:
         of = "words and weights" if words else "weights"
         for kernel in GENERAL_KERNELS[direction]:
             if kernel not in BY_FORMAT:
-                yield from steps(Proof(kernel, made, f"{about}, {of} in float32", core=words and call == VECTORS))
+                yield from steps(Proof(kernel, made, f"{about}, {of} in float32"))
     for direction in DIRECTIONS:
         call = Call(direction, M=8, D=8, T=2, wide_weights=True, wide_words=True)
         yield Proof(f"cluster_{direction}_kernel", call, "1 block, 1 tile, words and weights in float32")

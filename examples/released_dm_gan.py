@@ -4,7 +4,7 @@
 stages, and says what they have.
 """
 
-import sys
+import argparse
 from collections.abc import Mapping
 
 import torch
@@ -45,12 +45,14 @@ def memory_of(released: Mapping[str, Tensor], stage: str) -> kvmem.KVMemoryLayer
     return layer
 
 
-def main(path: str) -> None:
-    released = torch.load(path, map_location="cpu", weights_only=True)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path", help="netG file of the release")
+    released = torch.load(parser.parse_args().path, map_location="cpu", weights_only=True)
     for stage in ("h_net2", "h_net3"):
         layer = memory_of(released, stage)
         print(f"{stage}: {layer}, {sum(parameter.numel() for parameter in layer.parameters()):,} parameters")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -87,9 +87,15 @@ def resumed(checkpoint: Checkpoint, options: Options) -> Checkpoint:
     """The checkpoint with the settings that it goes on with.
 
     Raises:
-        UserError: names every setting that would give other results, which may not change.
+        UserError: names every setting that would give other results, which may not change; or fewer steps are wanted
+            than have been trained.
     """
     _check_unchanged(flatten(checkpoint.options), flatten(options))
+    if options.training.steps < checkpoint.step:
+        raise UserError(
+            f"--training.steps {options.training.steps}: {checkpoint.folder} has been trained for {checkpoint.step} "
+            "already, expected as many or more"
+        )
     return replace(checkpoint, options=options)
 
 

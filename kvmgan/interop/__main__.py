@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 import tyro
 
 from kvmgan.command_line import parse_one_of, run_command
-from kvmgan.errors import UserError
-from kvmgan.files import atomic_file, check_writable
-from kvmgan.interop.conversion import ReleasedFiles, convert, export
-from kvmgan.presets import preset_options
-from kvmgan.training.checkpoint import load_checkpoint
 
 PROG = "python -m kvmgan.interop"
 
@@ -65,32 +59,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(argv: Sequence[str]) -> None:
     command = parse_one_of(_COMMANDS, argv, prog=PROG)
-    if isinstance(command, ConvertCommand):
-        _convert(command)
-    else:
-        _export(command)
+    from kvmgan.actions.interop import convert_released, export_released
+    from kvmgan.interop.conversion import ReleasedFiles
 
-
-def _convert(command: ConvertCommand) -> None:
-    if command.out.exists():
-        raise UserError(f"{command.out} exists: name a folder that doesn't")
+    if isinstance(command, ExportCommand):
+        export_released(command.source, command.out)
+        return
     files = ReleasedFiles(
         command.generator, command.text_encoder, command.image_encoder, command.captions, command.discriminators
     )
-    options = preset_options(command.preset)
-    options = replace(options, name=command.out.name, data=replace(options.data, root=command.data_root))
-    checkpoint = convert(files, options, command.out, legacy_mask=command.legacy_mask)
-    print(f"checkpoint: {checkpoint}")
-    print(f"try:        python -m kvmgan.sample {command.out} 'a small bird with a red head and white wings'")
-
-
-def _export(command: ExportCommand) -> None:
-    states = export(load_checkpoint(command.source))
-    check_writable(command.out, "the folder")
-    for name, state in states.items():
-        with atomic_file(command.out / name) as temporary:
-            torch.save(state, temporary)
-        print(f"wrote: {command.out / name}")
+    around = {"preset": command.preset, "data_root": command.data_root, "legacy_mask": command.legacy_mask}
+    convert_released(files, command.out, **around)
 
 
 if __name__ == "__main__":

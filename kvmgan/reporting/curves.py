@@ -70,7 +70,8 @@ def _figure(found: Mapping[str, Mapping[str, Curve]]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         for name, curve in curves.items():
             steps, values = zip(*curve, strict=True)
-            marker = "o" if len(curve) == 1 else None
+            # A line through one step has no length; a run that was judged there again has it twice.
+            marker = "o" if len(set(steps)) == 1 else None
             axes.plot(steps, values, color=f"C{names.index(name)}", label=name, marker=marker, linewidth=1)
     if len(names) > 1:
         handles, labels = figure.axes[0].get_legend_handles_labels()

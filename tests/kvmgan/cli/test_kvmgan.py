@@ -24,6 +24,7 @@ MISTYPED = [
     ("data inspect x --seeed 1", "unknown option --seeed"),
     ("data look", "got look"),
     ("report x --outt y", "unknown option --outt"),
+    ("interop export x y --outt z", "unknown option --outt"),
     ("trian", "unknown command 'trian' (did you mean train?)"),
     ("--verison", "unknown command '--verison'"),
 ]

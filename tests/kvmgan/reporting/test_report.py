@@ -178,3 +178,12 @@ def test_bad_words_are_one_line(words, message, capsys):
     assert main(words) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("curve", [[(6, 3.0)], [(6, 3.0), (6, 3.5)]], ids=["once", "again"])
+def test_a_figure_of_one_step_is_seen(curve):
+    """A resumed run that was at its end is judged there again: a line without length shows nothing, a marker does."""
+    drawn = draw_curves({"r_precision_ema": {"run": curve}})
+    # Ticks are outside of the panel, by which markers are clipped.
+    assert re.search(r'<g clip-path="[^"]*">\s*<use ', drawn)
+    assert not re.search(r'<g clip-path="[^"]*">\s*<use ', draw_curves({"g": {"run": [(5, 3.0), (6, 3.0)]}}))

@@ -115,6 +115,13 @@ def test_resume_keeps_settings(tiny_run, tiny_arguments, capsys):
     assert error.startswith("error: --model.width 4 -> 8, --training.seed 0 -> 3: can't change on --resume")
 
 
+def test_fewer_steps_than_have_been_trained_are_refused(tiny_run, tiny_arguments, capsys):
+    words = ["--resume", str(tiny_run), *tiny_arguments[-2:], "--training.steps"]
+    assert main([*words, "5"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --training.steps 5: ") and "trained for 6 already" in error
+
+
 def test_resume_from_an_older_checkpoint_is_refused(tiny_run, capsys):
     assert main(["--resume", str(tiny_run / "checkpoints" / "step-000003")]) == 2
     assert "step-000006 is newer" in capsys.readouterr().err

@@ -104,10 +104,11 @@ def _fake_forward(
     batch, channels, height, width = image.shape
     slots, return_attention = words.shape[1], weights_and_options[-1]
     attention = image.new_empty((batch, slots, height, width) if return_attention else (0,))
-    mean = image.new_empty((batch, channels), dtype=torch.float64 if image.dtype == torch.float64 else torch.float32)
-    on_gpu = image.device.type == "cuda" or operators == TRITON
-    kept = (layer_memory if on_gpu else layer_memory_on_cpu)(slots, channels, *weights_and_options[:12])
-    memory = image.new_empty((batch, kept), dtype=mean.dtype)
+    count = layer_memory if for_gpus(operators, image) else layer_memory_on_cpu
+    mean, memory = (
+        image.new_empty((batch, numbers), dtype=arithmetic_type(image))
+        for numbers in (channels, count(slots, channels, *weights_and_options[:12]))
+    )
     return empty_like_image(image), attention, mean, memory
 
 
@@ -123,6 +124,16 @@ def _fake_backward(
     weights, needs = weights_and_more[:12], weights_and_more[-1]
     like = (empty_like_image(image), *(tensor.new_empty(tensor.shape) for tensor in (words, *weights)))
     return tuple(full if needs >> i & 1 else full.new_empty((0,)) for i, full in enumerate(like))
+
+
+def for_gpus(operators: str, image: Tensor) -> bool:
+    """Whether an operator's kernels are those for GPUs; Triton's are in its interpreter, too."""
+    return image.device.type == "cuda" or operators == TRITON
+
+
+def arithmetic_type(image: Tensor) -> torch.dtype:
+    """The type in which the kernels compute, and keep what backward reads."""
+    return torch.float64 if image.dtype == torch.float64 else torch.float32
 
 
 def empty_like_image(image: Tensor) -> Tensor:

@@ -51,11 +51,11 @@ def _fake_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Shapes, dtypes and strides of out, attention, and memory, which the kernels for GPUs keep for backward."""
     batch, channels, height, width = image.shape
-    slots, on_gpu = keys.shape[1], image.device.type == "cuda" or operators == library.TRITON
+    slots = keys.shape[1]
     attention = image.new_empty((batch, slots, height, width) if return_attention else (0,))
-    kept = given_memory(slots, channels, gate_weight) if on_gpu else 0
-    dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
-    return ops.empty_like_image(image), attention, image.new_empty((batch, kept), dtype=dtype)
+    kept = given_memory(slots, channels, gate_weight) if ops.for_gpus(operators, image) else 0
+    memory = image.new_empty((batch, kept), dtype=ops.arithmetic_type(image))
+    return ops.empty_like_image(image), attention, memory
 
 
 def _fake_backward(

@@ -68,8 +68,9 @@ def _dispatch(argv: Sequence[str]) -> None:
     files = ReleasedFiles(
         command.generator, command.text_encoder, command.image_encoder, command.captions, command.discriminators
     )
-    around = {"preset": command.preset, "data_root": command.data_root, "legacy_mask": command.legacy_mask}
-    convert_released(files, command.out, **around)
+    convert_released(
+        files, command.out, preset=command.preset, data_root=command.data_root, legacy_mask=command.legacy_mask
+    )
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from types import ModuleType
+from collections.abc import Callable, Iterator
+from types import ModuleType, SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -58,6 +58,33 @@ class WithBranch:
 def triton_installed() -> None:
     """The test needs Triton."""
     pytest.importorskip("triton", reason="triton isn't installed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def language_patched_once_a_launch() -> Iterator[None]:
+    """Triton's interpreter replaces the functions of its language when a kernel is launched and, though that is done by
+    then, at every function that a kernel calls: a third of its time."""
+    try:
+        from triton.runtime import interpreter
+    except ImportError:
+        yield
+        return
+    patch, languages = interpreter._patch_lang, (interpreter.tl, interpreter.tl.core)
+    scopes = {}  # of the launch, by the languages that a function's module has
+
+    def restore() -> None:
+        while scopes:
+            scopes.popitem()[1].restore()
+
+    def patched(function: Callable) -> object:
+        seen = frozenset(id(value) for value in function.__globals__.values() if any(value is one for one in languages))
+        if seen not in scopes:
+            scopes[seen] = patch(function)
+        return SimpleNamespace(restore=restore)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(interpreter, "_patch_lang", patched)
+        yield
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import kvmem
 
 GPU_DIRECTIONS = ("forward", "backward", "forward + backward")
 KERNELS = ("cuda", "triton")  # kvmem's backends of fused kernels
-GPU_CONTENDERS = (*KERNELS, "eager", "compiled", "sdpa")
+GPU_CONTENDERS = (*KERNELS, "eager", "compiled", "attention")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -46,7 +46,7 @@ def make_gpu_contenders(
     image, words = case.make_image(), case.make_words()
     grad_out = torch.randn_like(image)
     layers: dict[str, torch.nn.Module] = {"eager": make_layer(case, "eager")}
-    layers["sdpa"] = AttentionComposition(make_layer(case, "eager"))
+    layers["attention"] = AttentionComposition(make_layer(case, "eager"))
     if compiled and direction != "backward":
         # Without its own CUDA graphs: those are measured for every contender alike (gpu_graphs.py).
         layers["compiled"] = torch.compile(

@@ -121,7 +121,7 @@ class GpuMeasurement:
         times = {name: median(seconds) for name, seconds in self.seconds.items()}
         again = times.pop(BOUND_AGAIN)
         kernels = [name for name in KERNELS if name in times]
-        others = [name for name in ("eager", "compiled", "sdpa") if name in times]
+        others = [name for name in ("eager", "compiled", "attention") if name in times]
         image = self.case.batch * self.case.image_channels * self.case.size**2 * self.case.dtype.itemsize
         traffic = 2 * image * self.case.copies(self.direction)
         return {

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from kvmgan.config import Options, flatten
+from kvmgan.config import Options, TrainingOptions, flatten
 from kvmgan.config_file import to_yaml
 from kvmgan.data.vocabulary import Vocabulary
 from kvmgan.errors import UserError
@@ -201,6 +201,7 @@ def _begin(
             remove_leftovers(run.path)
             write_text(run.config, to_yaml(options))
         print(f"resumed at step {checkpoint.step}")
+        _say_risen_rates(state, options.training)
     else:
         splits = _load(options, around.cache_dir, given.vocabulary if given else None, phases)
         options = fit_to_data(options, splits)
@@ -213,6 +214,18 @@ def _begin(
             remember_launch(run.path)
         run = processes.of_leader(run)
     return Loop(run, options, state, splits, encoders, precision, around.profiled, around.wandb)
+
+
+def _say_risen_rates(state: TrainingState, training: TrainingOptions) -> None:
+    """Of a run that goes on with more steps than its learning rates were falling for: nothing else would show it."""
+    before = state.generator_optimizer.param_groups[0]["lr"]
+    state.set_learning_rates(training)
+    after = state.generator_optimizer.param_groups[0]["lr"]
+    if after > before:
+        was, now = before / training.lr_generator, after / training.lr_generator
+        print(
+            f"learning rates rise from {was:.2g} to {now:.2g} of those set: they fall towards the end of more steps now"
+        )
 
 
 def _load(options: Options, cache_dir: Path, vocabulary: Vocabulary | None, phases: Phases) -> Splits:

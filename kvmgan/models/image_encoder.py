@@ -22,7 +22,9 @@ class Blur(nn.Module):
         self.register_buffer("kernel", torch.outer(line, line).repeat(channels, 1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+        # Not by F.pad: where torch 2.14 compiles it, the borders' gradient has other strides than it expects.
+        rows = torch.cat([images[:, :, :1], images, images[:, :, -1:]], dim=2)
+        padded = torch.cat([rows[..., :1], rows, rows[..., -1:]], dim=3)
         return F.conv2d(padded, self.kernel.to(images.dtype), groups=len(self.kernel))
 
 

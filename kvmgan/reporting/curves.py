@@ -7,14 +7,15 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING
 
 from kvmgan.errors import UserError
 from kvmgan.files import atomic_file
 from kvmgan.reporting.run_record import Curve, RunRecord
+
+# Imported where it draws: it takes a second, and a training draws curves when it ends.
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS = 3
 # Panels in this order; what isn't named comes after, by its name.
@@ -35,6 +36,8 @@ def panels(runs: Sequence[RunRecord]) -> dict[str, dict[str, Curve]]:
 
 def draw_curves(found: Mapping[str, Mapping[str, Curve]]) -> str:
     """An SVG element with the panels; a name's colour is the same in all of them."""
+    from matplotlib import rc_context
+
     # The same numbers give the same file: no time and no random names in it.
     with rc_context({"svg.hashsalt": "kvmgan", "svg.fonttype": "none", "font.size": 8}):
         file = io.StringIO()
@@ -49,6 +52,8 @@ def save_curves(found: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
     Raises:
         UserError: if it can't be written.
     """
+    from matplotlib import rc_context
+
     try:
         with rc_context({"font.size": 8}), atomic_file(path) as temporary:
             _figure(found).savefig(temporary, format="png", dpi=110)
@@ -57,6 +62,9 @@ def save_curves(found: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
 
 
 def _figure(found: Mapping[str, Mapping[str, Curve]]) -> Figure:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     names = list(dict.fromkeys(name for curves in found.values() for name in curves))
     rows = math.ceil(len(found) / COLUMNS)
     last = max((step for curves in found.values() for curve in curves.values() for step, _ in curve), default=0)

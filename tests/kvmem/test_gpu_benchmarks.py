@@ -31,7 +31,7 @@ def measured(benchmarks, monkeypatch):
     case_of = {case.name: case for case in benchmarks("gpu_cases").GPU_CASES}
 
     def summary(case, direction, milliseconds, launches):
-        milliseconds = {"sdpa": milliseconds["eager"], **milliseconds}
+        milliseconds = {"attention": milliseconds["eager"], **milliseconds}
         peaks = {name: 10 if name == "eager" else 3 for name in milliseconds}
         functions = {name: name for name in milliseconds}
         bound = functions.pop("bound")
@@ -50,7 +50,7 @@ def measured(benchmarks, monkeypatch):
 
         monkeypatch.setattr(timing, "measuring_stream", nullcontext)
         monkeypatch.setattr(timing, "interleave_on_gpu", interleave)
-        monkeypatch.setattr(timing, "captured", lambda _: (replays, {"sdpa": "no capture"}))
+        monkeypatch.setattr(timing, "captured", lambda _: (replays, {"attention": "no capture"}))
         monkeypatch.setattr(timing, "read_clocks", lambda: {"multiprocessors_mhz": "1980"})
         monkeypatch.setattr(timing, "host_and_gpu_seconds", lambda name: 2 * milliseconds[name] / 1e3)
         monkeypatch.setattr(timing, "launched_kernels", lambda name: ["kernel"] * launches.get(name, 20))
@@ -114,11 +114,11 @@ def test_a_bar_is_met_or_not_and_missing_where_it_was_not_measured(record):
 def test_graphs_clocks_and_the_spread_of_the_bound_are_recorded(record, benchmarks):
     summary = record["results"][0]
     assert summary["graph_milliseconds"]["cuda"] == pytest.approx(0.025)
-    assert summary["graph_milliseconds"].keys() == {"cuda", "triton", "eager", "compiled", "sdpa"}
-    assert summary["not_captured"] == {"sdpa": "no capture"}
+    assert summary["graph_milliseconds"].keys() == {"cuda", "triton", "eager", "compiled", "attention"}
+    assert summary["not_captured"] == {"attention": "no capture"}
     assert summary["bound_spread"] == pytest.approx(0.02)
     assert summary["clocks"] == {"multiprocessors_mhz": "1980"}
-    assert set(summary["milliseconds"]) == {"cuda", "triton", "eager", "compiled", "sdpa", "bound"}
+    assert set(summary["milliseconds"]) == {"cuda", "triton", "eager", "compiled", "attention", "bound"}
     titles, row, *_ = benchmarks("gpu_report").gpu_rows(record["results"])
     assert row[titles.index("cuda graph ms")] == "0.0250"
     assert row[titles.index("bound spread")] == "2.0%"
@@ -193,7 +193,7 @@ def test_the_attention_composition_is_the_layer(benchmarks):
     small = replace(cases.GPU_CASES[0], batch=2, size=6, dtype=torch.float32, device="cpu")
     for direction in cases.GPU_DIRECTIONS:
         contenders = cases.make_gpu_contenders(small, direction, compiled=False)
-        assert set(contenders) == {"eager", "sdpa"}
+        assert set(contenders) == {"eager", "attention"}
 
 
 def test_every_bound_moves_what_the_cost_model_says(benchmarks):

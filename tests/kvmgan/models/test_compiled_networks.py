@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kvmgan.models.discriminator import Discriminator
 from kvmgan.models.generator import Generator
+from kvmgan.models.image_encoder import SmallImageEncoder
 from kvmgan.models.refinement import RefinementStage
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
@@ -77,3 +78,15 @@ def test_compiled_discriminator_trains_as_the_eager_one():
     for parameter in verdicts.parameters():
         nn.init.normal_(parameter, std=0.5)
     assert_compiled_trains_alike(verdicts, lambda network: network(images, sentence), [images, sentence], **SCALAR)
+
+
+@pytest.mark.parametrize(
+    ("order", "size"),
+    [(torch.contiguous_format, 48), (torch.channels_last, 32)],
+    ids=["contiguous, resized", "channels_last"],
+)
+def test_compiled_image_encoder_gives_the_eager_ones_gradients(order, size):
+    """By the pictures too, which generators are trained by, in either order in memory."""
+    images = torch.randn(3, 3, size, size).contiguous(memory_format=order).requires_grad_()
+    encoder = SmallImageEncoder(feature_dim=4, width=2, input_size=32)
+    assert_compiled_trains_alike(encoder, lambda network: list(network(images)), [images], **SCALAR)

@@ -122,15 +122,16 @@ def test_fewer_steps_than_have_been_trained_are_refused(tiny_run, tiny_arguments
     assert error.startswith("error: --training.steps 5: ") and "trained for 6 already" in error
 
 
-def test_more_steps_than_rates_were_falling_for_are_said(tiny_arguments, tmp_path, capsys):
+@pytest.mark.parametrize(("start", "said"), [("0.5", True), ("1", False)], ids=["falling", "constant"])
+def test_more_steps_than_rates_were_falling_for_are_said(tiny_arguments, tmp_path, capsys, start, said):
     """Rates fall in the second half of four steps: the last was at a half. Of eight it is none of the second half."""
-    words = [*tiny_arguments, "--training.lr-decay-start", "0.5", "--runs-dir", str(tmp_path)]
+    words = [*tiny_arguments, "--training.lr-decay-start", start, "--runs-dir", str(tmp_path)]
     assert main([*words, "--training.steps", "4"]) == 0
     again = ["--resume", str(next(tmp_path.iterdir())), *tiny_arguments[-2:]]
     assert main(again) == 0
     assert "learning rates" not in capsys.readouterr().out
     assert main([*again, "--training.steps", "8"]) == 0
-    assert "learning rates rise from 0.5 to 1 of those set" in capsys.readouterr().out
+    assert ("learning rates rise from 0.5 to 1 of those set" in capsys.readouterr().out) == said
 
 
 def test_resume_from_an_older_checkpoint_is_refused(tiny_run, capsys):

@@ -1,10 +1,9 @@
-"""Markdown tables, and a roofline plot where matplotlib is installed, from the record of `run.py --device cuda`.
+"""Markdown tables and a roofline plot from the record of `run.py --device cuda`.
 
 `python benchmarks/plot.py gpu.json --tables tables.md --roofline docs/roofline.png`
 """
 
 import argparse
-import importlib.util
 import json
 from pathlib import Path
 
@@ -76,19 +75,32 @@ def draw_roofline(record: dict, target: Path) -> None:
     figure.savefig(target, dpi=150)
 
 
+def read_record(path: Path) -> dict:
+    """The record of a GPU.
+
+    Raises:
+        SystemExit: the file can't be read, or holds something else, such as the record of a CPU; in one line.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{path} can't be read: {error}") from None
+    if not isinstance(record, dict) or not {"machine", "bars", "results"} <= record.keys():
+        raise SystemExit(f"{path} isn't the record of a GPU: expected what run.py --device cuda --json writes")
+    return record
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("record", type=Path, help="what run.py wrote")
     parser.add_argument("--tables", type=Path, help="Markdown file to write; printed where not given")
     parser.add_argument("--roofline", type=Path, help="picture to write")
     arguments = parser.parse_args()
-    record = json.loads(arguments.record.read_text())
+    record = read_record(arguments.record)
     if arguments.tables:
         arguments.tables.write_text(markdown(record))
     else:
         print(markdown(record), end="")
-    if arguments.roofline and importlib.util.find_spec("matplotlib") is None:
-        raise SystemExit("--roofline needs matplotlib: pip install matplotlib")
     if arguments.roofline:
         draw_roofline(record, arguments.roofline)
 

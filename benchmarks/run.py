@@ -49,7 +49,10 @@ def chosen(cases: tuple, arguments: argparse.Namespace) -> list:
 
 def run_on_cpu(arguments: argparse.Namespace) -> None:
     if kvmem.backends()["cpu"].available:
-        torch.ops.kvmem.cpu_isa(arguments.isa)
+        try:
+            torch.ops.kvmem.cpu_isa(arguments.isa)
+        except RuntimeError as error:
+            raise SystemExit(f"--isa: {error}") from None
     machine = describe_machine()
     summaries: list[dict] = []
     cases = chosen(ALL_CASES if arguments.all or arguments.case else CASES, arguments)

@@ -10,7 +10,8 @@ where exactly one of its halves does. First comes what it says of drawings that 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from unittest import mock
 
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kvmgan import Pipeline
+from kvmgan.command_line import run_command
 from kvmgan.data.procedural import anatomy, drawing
 from kvmgan.data.procedural.attributes import ATTRIBUTES
 from kvmgan.data.procedural.grammar import write_caption
@@ -126,11 +128,11 @@ def report(name: str, heads: Tensor) -> None:
     print(f"{name:<24}" + "".join(f"{share:10.2f} %" for share in shares), flush=True)
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--tries", type=int, nargs="+", default=[1, 2, 4, 8])
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     pipeline = Pipeline.from_pretrained(arguments.model)
     judge = train_judge()
     drawings, whole = draw_birds(1_000, seed=2)
@@ -146,8 +148,11 @@ def main() -> None:
             for seed, caption in enumerate(captions)
             for one in pipeline(caption, seed=seed, count=PICTURES, tries=tries, attention=False)
         ]
-        report(f"{tries} tries", count_heads(judge, torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)))
+        report(
+            f"{tries} {'try' if tries == 1 else 'tries'}",
+            count_heads(judge, torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)),
+        )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -13,14 +13,16 @@ flat: share of pixels whose surroundings (3x3) differ by less than 4 of 255: dra
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kvmgan.command_line import default_cache_dir
+from kvmgan.command_line import default_cache_dir, run_command
 from kvmgan.data.pixels import to_bytes
+from kvmgan.errors import UserError
 from kvmgan.models.inference import for_inference
 from kvmgan.training.checkpoint import load_checkpoint
 from kvmgan.training.datasets import own_test_split
@@ -82,13 +84,15 @@ def drawn_and_real(run: Path) -> tuple[Pixels, Pixels]:
     return made.double().numpy(), real
 
 
-def main() -> None:
+def main(runs: Sequence[str]) -> None:
+    if not runs:
+        raise UserError("no run: name one or several run folders or checkpoints")
     print(f"{'':<24}" + "".join(f"{name:>8}" for name in FAULTS))
-    for run in map(Path, sys.argv[1:]):
+    for run in map(Path, runs):
         made, real = drawn_and_real(run)
         figures = "".join(f"{fault(made) / fault(real):8.2f}" for fault in FAULTS.values())
         print(f"{run.name:<24}{figures}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -6,7 +6,6 @@ python tools/prove_kernels.py cluster_forward_kernel bfloat16
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -33,11 +32,20 @@ def judge(proof: Proof) -> tuple[Verdict, str]:
     return verdict, f"| `{launch.kernel}` | {about} | {launch.blocks} × {launch.cluster} | {result} |"
 
 
-def rows(words: list[str]) -> Iterator[str]:
-    return (judge(proof)[1] for proof in PROOFS if all(word in proof.id for word in words))
+def named(words: list[str]) -> list[Proof]:
+    """The proofs whose names hold all of the words.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    found = [proof for proof in PROOFS if all(word in proof.id for word in words)]
+    if not found:
+        raise SystemExit(f"no proof's name holds {' and '.join(map(repr, words))}; one is {PROOFS[0].id!r}")
+    return found
 
 
 if __name__ == "__main__":
+    chosen = named(sys.argv[1:])
     print(HEADER)
-    for line in rows(sys.argv[1:]):
-        print(line, flush=True)
+    for proof in chosen:
+        print(judge(proof)[1], flush=True)

@@ -15,13 +15,15 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from kvmgan import Pipeline
-from kvmgan.command_line import default_cache_dir
+from kvmgan.command_line import default_cache_dir, run_command
 from kvmgan.figures.pictures import save_png
 from kvmgan.figures.sample_grid import sample_grid
 from kvmgan.files import file_digest, write_text
@@ -78,13 +80,13 @@ def draw_sheet(name: str, captions: list[str]) -> None:
     write_text(CAPTIONS, "".join(f"{caption}\n" for caption in captions))
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, nargs="?")
     parser.add_argument("commit", nargs="?")
     parser.add_argument("--sheet", action="store_true")
     parser.add_argument("--name", default="birds")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     given = arguments.run, arguments.commit
     if any(given) != all(given) or arguments.sheet == any(given):
         parser.error("expected RUN and COMMIT, or --sheet alone")
@@ -99,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

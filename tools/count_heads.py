@@ -148,10 +148,7 @@ def main(argv: Sequence[str]) -> None:
             for seed, caption in enumerate(captions)
             for one in pipeline(caption, seed=seed, count=PICTURES, tries=tries, attention=False)
         ]
-        report(
-            f"{tries} {'try' if tries == 1 else 'tries'}",
-            count_heads(judge, torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)),
-        )
+        report(f"tries: {tries}", count_heads(judge, torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support"), str(ROOT / "tests" / "support" / "proof")]
 
 import proofs  # noqa: E402
-from configurations import Call, ring  # noqa: E402
+from configurations import DIRECTIONS, Call, ring  # noqa: E402
 from faults import (  # noqa: E402
     BLOCK_BARRIER,
     GROUP_BARRIER,
@@ -81,9 +81,21 @@ def row(direction: str, name: str, broken: Entry) -> str:
     return f"| {direction} | {name} | {shown_by} | {verdict.result} | {shown} | {processor_seconds() - before:.0f} |"
 
 
+def directions(words: list[str]) -> list[str]:
+    """Those that are named, or both.
+
+    Raises:
+        SystemExit: a word is none.
+    """
+    if wrong := [word for word in words if word not in DIRECTIONS]:
+        raise SystemExit(f"{wrong[0]!r} is no direction: expected {' or '.join(DIRECTIONS)}")
+    return words or list(DIRECTIONS)
+
+
 if __name__ == "__main__":
+    chosen = directions(sys.argv[1:])
     print(HEADER)
-    for direction in sys.argv[1:] or ("forward", "backward"):
+    for direction in chosen:
         launch = proofs.launch_of(f"cluster_{direction}_kernel", Call(direction).arguments())
         for name, broken in faults(proofs.entries()[launch.kernel]):
             print(row(direction, name, broken), flush=True)

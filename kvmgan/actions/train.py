@@ -218,13 +218,11 @@ def _begin(
 
 def _say_risen_rates(state: TrainingState, training: TrainingOptions) -> None:
     """Of a run that goes on with more steps than its learning rates were falling for: nothing else would show it."""
-    before = state.generator_optimizer.param_groups[0]["lr"]
-    state.set_learning_rates(training)
-    after = state.generator_optimizer.param_groups[0]["lr"]
-    if after > before:
-        was, now = before / training.lr_generator, after / training.lr_generator
+    before = state.generator_optimizer.param_groups[0]["lr"] / training.lr_generator
+    now = state.rate_factor(training)
+    if now > before:
         print(
-            f"learning rates rise from {was:.2g} to {now:.2g} of those set: they fall towards the end of more steps now"
+            f"learning rates rise from {before:.2g} to {now:.2g} of those set: they fall towards the end of more steps"
         )
 
 

@@ -41,11 +41,15 @@ class TrainingState:
         """Both optimisers by name."""
         return {"generator": self.generator_optimizer, "discriminator": self.discriminator_optimizer}
 
-    def set_learning_rates(self, training: TrainingOptions) -> None:
-        """Give both optimisers the rates of this step, which are a function of it and the settings alone."""
+    def rate_factor(self, training: TrainingOptions) -> float:
+        """The part of the learning rates set that this step has: a function of it and the settings alone."""
         falling = 1 - training.lr_decay_start
         left = 1 - self.step / training.steps
-        factor = min(1.0, left / falling) if falling > 0 else 1.0
+        return min(1.0, left / falling) if falling > 0 else 1.0
+
+    def set_learning_rates(self, training: TrainingOptions) -> None:
+        """Give both optimisers the rates of this step."""
+        factor = self.rate_factor(training)
         rates = {"generator": training.lr_generator, "discriminator": training.lr_discriminator}
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:

@@ -31,3 +31,10 @@ def test_proofs_that_no_name_holds_are_refused() -> None:
     assert all("forward" in proof.id and "bfloat16" in proof.id for proof in named(["forward", "bfloat16"]))
     with pytest.raises(SystemExit, match="'forwards'"):
         named(["forwards"])
+
+
+def test_what_is_no_direction_is_refused() -> None:
+    directions = import_module("remove_barriers").directions
+    assert directions([]) == ["forward", "backward"] and directions(["backward"]) == ["backward"]
+    with pytest.raises(SystemExit, match="'forwards' is no direction: expected forward or backward"):
+        directions(["backward", "forwards"])

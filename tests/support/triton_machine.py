@@ -43,18 +43,20 @@ CASES = {
     "vector gates": ((32, 64, (128, 128), 18, 256, 128), VECTOR_GATES),
     "large": ((8, 320, (64, 64), 77, 256, 128), VECTOR_GATES),
 }
-DTYPES = ("float32", "bfloat16", "float16")
 # Batch, channels, size, slots; the gate that no case above has.
 READ_CASES = {"reading": ((32, 64, (128, 128), 18), "none")}
 MIXED = "bfloat16 beside float32"  # words and weights in float32
 
 
 def types_of(case: str, target: str) -> tuple[str, ...]:
-    """What a case is compiled in. Compiling takes seconds a kernel: one of the 16-bit types, one case and one target do
-    for the others, and vector gates by the general branch are those of the large case."""
-    if target != "cuda:90":
-        return () if case == "vector gates" else ("float32", "bfloat16")
-    return {"the paper's": (*DTYPES, MIXED), "vector gates": ("bfloat16",)}.get(case, ("float32", "bfloat16"))
+    """What a case is compiled in. Compiling takes seconds a kernel: one of the 16-bit types and one target do for the
+    others, one case for what is mixed, and vector gates by the general branch are those of the large case."""
+    on_hopper = target == "cuda:90"
+    if case == "the paper's":
+        return ("float32", "bfloat16", MIXED, *(["float16"] if on_hopper else []))
+    if case == "vector gates":
+        return ("bfloat16",) if on_hopper else ()
+    return "float32", "bfloat16"
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import torch
 
+from kvmgan.actions.recipe import Recipe, free_stem
 from kvmgan.figures.attention_maps import attention_maps
 from kvmgan.figures.pictures import save_png
 from kvmgan.figures.stage_strip import stage_strip
 from kvmgan.files import check_writable
-from kvmgan.pipeline.caption import Caption, read_caption
+from kvmgan.models.weights_digest import weights_digest
+from kvmgan.pipeline.caption import read_caption
 from kvmgan.pipeline.generated_image import GeneratedImage
 from kvmgan.pipeline.pipeline import Pipeline
 from kvmgan.pipeline.stored_model import find_model
@@ -37,6 +39,8 @@ class Drawing:
 def sample(source: str, texts: Sequence[str], asked: Drawing, out: Path, device: str, dtype: str) -> None:
     """Draw the captions into ``out``: pictures, their stages and, if the model looks at words, where it does.
 
+    A picture of an earlier call is written anew where all is as it was, and stays beside the new one where it isn't.
+
     Raises:
         UserError: no such model, device or folder, or a caption without a word that the model knows; before anything
             is drawn.
@@ -49,24 +53,32 @@ def sample(source: str, texts: Sequence[str], asked: Drawing, out: Path, device:
         for note in (note for caption in captions for note in caption.notes):
             print(f"warning: {note}", file=sys.stderr)
         check_writable(out, "--out")
-        pipeline = Pipeline.of_model(model, device=place).to(dtype=getattr(torch, dtype))
+        pipeline = Pipeline.of_model(model, device=place)
+        networks = (pipeline.generator, pipeline.text_encoder)
+        how = {
+            "seed": asked.seed,
+            "truncation": asked.truncation,
+            "tries": asked.tries or pipeline.settings.tries,
+            "dtype": dtype,
+            "weights": ", ".join(map(weights_digest, networks)),
+        }
+        pipeline.to(dtype=getattr(torch, dtype))
         for number, caption in enumerate(captions, start=1):
-            _draw(pipeline, caption, asked, out / f"{number:03d}-{_slug(caption.text)}")
+            stem = out / f"{number:03d}-{_slug(caption.text)}"
+            for variant, made in enumerate(pipeline(caption, **dataclasses.asdict(asked)), start=1):
+                recipe = Recipe(caption.text, number=variant, **how)
+                _save(made, stem.with_name(f"{stem.name}-{variant}") if asked.count > 1 else stem, recipe)
 
 
-def _draw(pipeline: Pipeline, caption: Caption, asked: Drawing, stem: Path) -> None:
-    for variant, made in enumerate(pipeline(caption, **dataclasses.asdict(asked)), start=1):
-        _save(made, stem.with_name(f"{stem.name}-{variant}") if asked.count > 1 else stem)
-
-
-def _save(made: GeneratedImage, stem: Path) -> None:
+def _save(made: GeneratedImage, stem: Path, recipe: Recipe) -> None:
     """Write the picture, its stages and, if the model has them, its attention maps; print their paths."""
     pictures = {"": made.picture, "-stages": stage_strip([made.caption], [made.stages])}
     if made.attention:
         pictures["-attention"] = attention_maps(made.picture, made.attention, made.words, made.caption)
+    stem, text = free_stem(stem, recipe), recipe.as_text()
     for kind, picture in pictures.items():
         path = stem.with_name(f"{stem.name}{kind}.png")
-        save_png(picture, path)
+        save_png(picture, path, text)
         print(path)
 
 

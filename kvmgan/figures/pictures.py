@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from kvmgan.data.pixels import to_bytes
@@ -34,17 +35,32 @@ def enlarged(picture: Image.Image, side: int) -> Image.Image:
     return picture.resize((side, side), Image.Resampling.NEAREST)
 
 
-def save_png(picture: Image.Image, path: Path) -> None:
+def save_png(picture: Image.Image, path: Path, text: Mapping[str, str] | None = None) -> None:
     """Write a PNG file atomically.
+
+    Args:
+        text: what the file says of itself, by keyword: those of the PNG specification, or one's own.
 
     Raises:
         UserError: if it can't be written.
     """
+    said = PngInfo()
+    for keyword, value in (text or {}).items():
+        said.add_text(keyword, value)
     try:
         with atomic_file(path) as temporary:
-            picture.save(temporary, format="PNG")
+            picture.save(temporary, format="PNG", pnginfo=said)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def png_text(path: Path) -> dict[str, str]:
+    """What a PNG file says of itself, by keyword; nothing if it says nothing or is no PNG file."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            return dict(picture.text)
+    except (OSError, SyntaxError, ValueError):
+        return {}
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -26,6 +27,15 @@ def checkpoint(tiny_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_run / "checkpoints" / "step-000006", tmp_path / "moved"))
 
 
+def _pixels(path: Path) -> bytes:
+    with Image.open(path) as picture:
+        return picture.tobytes()
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def test_picture_stages_and_attention_are_written(checkpoint, tmp_path, capsys):
     out = tmp_path / "out"
     assert main([str(checkpoint), CAPTION, "a blue bird", "--count", "2", "--out", str(out)]) == 0
@@ -34,7 +44,7 @@ def test_picture_stages_and_attention_are_written(checkpoint, tmp_path, capsys):
     assert {path.name for path in out.iterdir()} == expected
     assert set(capsys.readouterr().out.split()) == {str(out / name) for name in expected}
     assert Image.open(out / f"{stems[0]}.png").size == (32, 32)
-    assert len({(out / f"{stem}.png").read_bytes() for stem in stems}) == 4
+    assert len({_pixels(out / f"{stem}.png") for stem in stems}) == 4
 
 
 def test_seed_decides_the_picture_whatever_stands_beside_it(tiny_run, tmp_path):
@@ -44,8 +54,60 @@ def test_seed_decides_the_picture_whatever_stands_beside_it(tiny_run, tmp_path):
         "c": [CAPTION, "--seed", "1"],
     }.items():
         assert main([str(tiny_run), *words, "--out", str(tmp_path / name)]) == 0
-    first, second, third = (next((tmp_path / n).glob("001-*wings.png")).read_bytes() for n in "abc")
+    first, second, third = (_pixels(next((tmp_path / n).glob("001-*wings.png"))) for n in "abc")
     assert first == second != third
+
+
+def test_the_same_command_writes_the_same_files_again(tiny_run, tmp_path):
+    words = [str(tiny_run), CAPTION, "--count", "2", "--out", str(tmp_path)]
+    assert main(words) == 0
+    before = _files(tmp_path)
+    assert main(words) == 0
+    assert len(before) == 6 and _files(tmp_path) == before
+
+
+def test_no_other_picture_is_written_over(tiny_run, tmp_path, capsys):
+    """By another seed, truncation, number of tries, precision or model, beside a user's own file; all names printed."""
+    other = Pipeline.from_pretrained(str(tiny_run))
+    with torch.no_grad():
+        other.generator.heads[-1].conv.weight.mul_(1.1)
+    other.save_pretrained(tmp_path / "other")
+    out = tmp_path / "out"
+    out.mkdir()
+    own = out / "001-a-small-red-bird-with-blue-wings.png"
+    Image.new("RGB", (8, 8)).save(own)
+    calls = [
+        [str(tiny_run)],
+        [str(tiny_run), "--seed", "1"],
+        [str(tiny_run), "--truncation", "0.5"],
+        [str(tiny_run), "--tries", "3"],
+        [str(tiny_run), "--dtype", "bfloat16"],
+        [str(tmp_path / "other")],
+    ]
+    kept: dict[str, bytes] = _files(out)
+    for number, (model, *how) in enumerate(calls, start=2):
+        capsys.readouterr()
+        assert main([model, CAPTION, *how, "--out", str(out)]) == 0
+        names = {f"{own.stem}~{number}{kind}.png" for kind in ("", "-stages", "-attention")}
+        assert {Path(line).name for line in capsys.readouterr().out.split()} == names
+        now = _files(out)
+        assert now.keys() - kept.keys() == names
+        assert {name: now[name] for name in kept} == kept
+        kept = now
+
+
+def test_a_picture_says_how_it_was_made(tiny_run, tmp_path):
+    """Enough of it to draw it again by the pipeline."""
+    caption = "a small red bird, très joli"
+    assert main([str(tiny_run), caption, "--count", "2", "--seed", "7", "--out", str(tmp_path)]) == 0
+    with Image.open(next(tmp_path.glob("*-2.png"))) as picture:
+        pixels, text = picture.tobytes(), picture.text
+    how = json.loads(text["Comment"])
+    assert text["Description"] == caption and text["Software"].startswith("kvmgan ")
+    assert (how["seed"], how["number"], how["truncation"], how["tries"], how["dtype"]) == (7, 2, 1.0, 1, "float32")
+    pipeline = Pipeline.from_pretrained(str(tiny_run))
+    made = pipeline(pipeline.read(caption), seed=how["seed"], count=how["number"], tries=how["tries"], batch_size=1)
+    assert made[-1].picture.tobytes() == pixels
 
 
 @pytest.fixture
@@ -78,7 +140,7 @@ def test_all_seeds_give_pictures_of_their_own(tiny_run, tmp_path):
     for seed in SEEDS:
         out = tmp_path / str(seed)
         assert main([str(tiny_run), CAPTION, "--seed", str(seed), "--out", str(out)]) == 0
-        pictures.add((out / "001-a-small-red-bird-with-blue-wings.png").read_bytes())
+        pictures.add(_pixels(out / "001-a-small-red-bird-with-blue-wings.png"))
     assert len(pictures) == len(SEEDS)
 
 

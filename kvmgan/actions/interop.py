@@ -32,10 +32,14 @@ def export_released(source: Path, out: Path) -> None:
     """Write the networks of a run's newest checkpoint, or of the checkpoint ``source``, into the folder ``out``.
 
     Raises:
-        UserError: there is no such checkpoint, it has no released form, or the folder can't be written.
+        UserError: there is no such checkpoint, it has no released form, the folder can't be written, or it has a file
+            of such a name: nothing is written.
     """
     states = export(load_checkpoint(source))
     check_writable(out, "the folder")
+    there = [name for name in states if (out / name).exists()]
+    if there:
+        raise UserError(f"{out} has {', '.join(there)} already: name a folder without them, or move them away")
     for name, state in states.items():
         with atomic_file(out / name) as temporary:
             torch.save(state, temporary)

@@ -80,6 +80,17 @@ def test_a_released_model_is_sampled_judged_trained_on_and_goes_back(files, tmp_
         assert all(found[n].shape == w.shape and torch.equal(found[n], w) for n, w in wanted.items()), theirs
     assert (tmp_path / "back" / "netD1.pth").exists()
 
+    # The released files themselves have such names: none of them is written over, and nothing beside them.
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "netG.pth").write_bytes(b"released")
+    capsys.readouterr()
+    assert main(["export", str(run), str(own)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {own} has netG.pth already: name a folder without them, or move them away\n"
+    )
+    assert [path.read_bytes() for path in own.iterdir()] == [b"released"]
+
     resumed = ["--resume", str(run), "--training.steps", "1", "--data.workers", "0", *small]
     assert train([*resumed, *tiny_arguments[-2:]]) == 0
     assert (run / "checkpoints" / "step-000001").is_dir()

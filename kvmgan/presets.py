@@ -25,7 +25,7 @@ def _birds_tiny() -> Options:
         preset="birds-tiny",
         data=DataOptions(name="birds", max_words=18),
         model=ModelOptions(base_size=16, width=24, noise_dim=32, condition_dim=32, residual_blocks=1),
-        discriminator=DiscriminatorOptions(width=16),
+        discriminator=DiscriminatorOptions(width=16, detail_gain=8.0),
         damsm=DamsmOptions(
             encoder="small",
             width=24,

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kvmgan.config import Options
+from kvmgan.config import DiscriminatorOptions, Options
 from kvmgan.config_file import to_yaml
 from kvmgan.errors import UserError
 from kvmgan.files import write_text
@@ -59,12 +59,14 @@ def convert(files: ReleasedFiles, options: Options, out: Path, *, legacy_mask: b
     image = load_image_encoder(files.image_encoder)
     _check_words(word_dim, text, image, files)
     discriminators = _load_discriminators(files.discriminators, generator.sizes, word_dim)
-    width = discriminators[0].channels // 8 if discriminators else options.discriminator.width
+    judges = options.discriminator
+    if discriminators:
+        judges = DiscriminatorOptions(width=discriminators[0].channels // 8)
     shape = EncoderShape("inception", options.damsm.width, text.encoder.embedding_dim, word_dim)
     options = replace(
         options,
         model=model,
-        discriminator=replace(options.discriminator, width=width),
+        discriminator=judges,
         damsm=shape.put_into(options.damsm),
     )
     state = _initial(options, generator, discriminators)
@@ -76,11 +78,17 @@ def convert(files: ReleasedFiles, options: Options, out: Path, *, legacy_mask: b
 
 
 def export(checkpoint: Checkpoint) -> dict[str, dict[str, Tensor]]:
-    """The averaged generator, the discriminators and both encoders by file name, each by its released names."""
+    """The averaged generator, the discriminators and both encoders by file name, each by its released names.
+
+    Discriminators that see fine details have no released form and are left out, with a line about it.
+    """
     encoders = checkpoint.encoders()
-    state = checkpoint.restore(Precision("float32", torch.device("cpu")))
     files = {"netG.pth": release_generator(checkpoint.generator())}
-    files |= {f"netD{number}.pth": release_discriminator(net) for number, net in enumerate(state.discriminators)}
+    if checkpoint.options.discriminator.detail_gain > 0:
+        print("note: discriminators that see details (--discriminator.detail-gain) have no released form: left out")
+    else:
+        nets = checkpoint.restore(Precision("float32", torch.device("cpu"))).discriminators
+        files |= {f"netD{number}.pth": release_discriminator(net) for number, net in enumerate(nets)}
     return files | {
         "text_encoder.pth": dict(encoders.text.state_dict()),
         "image_encoder.pth": dict(encoders.image.state_dict()),

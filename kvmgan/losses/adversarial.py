@@ -46,7 +46,8 @@ def discriminator_loss(
         sizes = f"{batch}, {len(fake)}, {len(sentence)} and {len(mismatched)}"
         raise ValueError(f"real, fake, sentence and mismatched have batches of {sizes}")
     # One pass over both: nothing in the discriminator mixes images, and spectral norms are estimated once.
-    real_features, fake_features = discriminator(torch.cat((real, fake.detach()))).chunk(2)
+    # Both rounded alike: 16 bits on one side alone would tell them apart.
+    real_features, fake_features = discriminator(torch.cat((real.to(fake.dtype), fake.detach()))).chunk(2)
     real_logits, fake_logits = discriminator.unconditional(torch.cat((real_features, fake_features))).chunk(2)
     matched, faked, wrong = discriminator.conditional(
         torch.cat((real_features, fake_features, real_features)), torch.cat((sentence, sentence, mismatched))
@@ -107,8 +108,7 @@ def gradient_penalty(discriminator: Discriminator, real: Tensor, sentence: Tenso
         for given in (real, sentence)
     )
     with torch.autocast(real.device.type, enabled=False):
-        # The trunk itself: neither a compiled network nor one that computes activations again has second derivatives.
-        features = discriminator.trunk(real)
+        features = discriminator.plain_features(real)
         logits = discriminator.unconditional(features) + discriminator.conditional(features, sentence)
         gradients = torch.autograd.grad(logits.sum(), (real, sentence), create_graph=True)
     return sum(gradient.square().sum() for gradient in gradients) / (2 * len(real))

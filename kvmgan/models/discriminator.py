@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kvmgan.errors import UserError
+from kvmgan.models.fine_details import FineDetails
 from kvmgan.models.initialisation import initialise_weights
 from kvmgan.models.recomputation import recomputed
 from kvmgan.models.spectral_norm import spectral_norm
@@ -33,6 +34,8 @@ class Discriminator(nn.Module):
         size: height and width of the images in pixels, a power of two >= 16.
         width: channels after the first convolution at 64 pixels and above; there are 8 * width at the end.
         sentence_dim: length of the sentence feature.
+        detail_gain: if above 0, fine details are seen beside the pictures, see
+            :class:`kvmgan.models.fine_details.FineDetails`; DM-GAN's see the pictures alone.
         checkpoint_activations: in training mode compute the activations between images and features again in
             backward instead of keeping them: less memory for more time, the same gradients. Can be set at any time.
 
@@ -41,7 +44,13 @@ class Discriminator(nn.Module):
     """
 
     def __init__(
-        self, size: int, *, width: int = 32, sentence_dim: int = 256, checkpoint_activations: bool = False
+        self,
+        size: int,
+        *,
+        width: int = 32,
+        sentence_dim: int = 256,
+        detail_gain: float = 0.0,
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
         if size < 16 or size & (size - 1):
@@ -52,7 +61,8 @@ class Discriminator(nn.Module):
         # size is 4 * 2**halvings.
         halvings = size.bit_length() - 3
         first = self.channels // 2 ** (min(halvings, PLAIN_HALVINGS) - 1)
-        widths = [3, *(first * 2**i for i in range(halvings))]
+        self.sight = FineDetails(detail_gain) if detail_gain > 0 else nn.Identity()
+        widths = [6 if detail_gain > 0 else 3, *(first * 2**i for i in range(halvings))]
         layers = [layer for pair in pairwise(widths) for layer in _layer(*pair, kernel_size=4, stride=2)]
         surplus = widths[-1]
         while surplus > self.channels:
@@ -73,14 +83,18 @@ class Discriminator(nn.Module):
         if images.ndim != 4 or images.shape[1:] != (3, self.size, self.size):
             raise ValueError(f"images is {tuple(images.shape)}, expected (B, 3, {self.size}, {self.size})")
         if not (self.checkpoint_activations and self.training):
-            return self.trunk(images)
+            return self.plain_features(images)
         # Read here: a read in backward would move the power iteration on, and give weights that forward didn't use.
         weights = [conv.weight for conv in self.trunk[::2]]
         return recomputed(self._features, images, *weights, module=self.trunk)
 
+    def plain_features(self, images: Tensor) -> Tensor:
+        """What ``forward`` returns, by a way that isn't compiled or computed again: with second derivatives."""
+        return self.trunk(self.sight(images))
+
     def _features(self, images: Tensor, *weights: Tensor) -> Tensor:
         """The trunk with the weights of its convolutions given."""
-        features = images
+        features = self.sight(images)
         for conv, activation, weight in zip(self.trunk[::2], self.trunk[1::2], weights, strict=True):
             features = activation(F.conv2d(features, weight, conv.bias, conv.stride, conv.padding))
         return features

@@ -39,4 +39,5 @@ def build_discriminators(
 ) -> nn.ModuleList:
     """One discriminator a size [pixels] for sentences of length ``word_dim``, with the seed's weights."""
     with torch_stream(_CPU, seed, "discriminator weights"):
-        return nn.ModuleList(Discriminator(size, width=discriminator.width, sentence_dim=word_dim) for size in sizes)
+        options = {"width": discriminator.width, "detail_gain": discriminator.detail_gain, "sentence_dim": word_dim}
+        return nn.ModuleList(Discriminator(size, **options) for size in sizes)

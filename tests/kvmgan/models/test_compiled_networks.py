@@ -70,10 +70,16 @@ class Verdicts(nn.Module):
         return [self.discriminator.unconditional(features), self.discriminator.conditional(features, sentence)]
 
 
-def test_compiled_discriminator_trains_as_the_eager_one():
+@pytest.mark.parametrize(
+    ("order", "gain"),
+    [(torch.contiguous_format, 0.0), (torch.contiguous_format, 8.0), (torch.channels_last, 8.0)],
+    ids=["contiguous", "contiguous, details", "channels_last, details"],
+)
+def test_compiled_discriminator_trains_as_the_eager_one(order, gain):
     """Its spectral norms move on by one power iteration a forward, as in eager mode."""
-    images, sentence = torch.randn(3, 3, 16, 16, requires_grad=True), torch.randn(3, 12, requires_grad=True)
-    verdicts = Verdicts(Discriminator(16, width=2, sentence_dim=12))
+    images, sentence = torch.randn(3, 3, 16, 16), torch.randn(3, 12, requires_grad=True)
+    images = images.contiguous(memory_format=order).requires_grad_()
+    verdicts = Verdicts(Discriminator(16, width=2, sentence_dim=12, detail_gain=gain))
     # Away from the orthogonal start, where the power iteration has nothing to do.
     for parameter in verdicts.parameters():
         nn.init.normal_(parameter, std=0.5)

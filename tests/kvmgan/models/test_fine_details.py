@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from kvmgan.losses.adversarial import gradient_penalty
+from kvmgan.losses.adversarial import discriminator_loss, gradient_penalty
 from kvmgan.models.discriminator import Discriminator
 from kvmgan.models.fine_details import FineDetails
 
@@ -103,3 +103,13 @@ def _told_apart(gain: float) -> float:
 def test_a_faint_grid_is_seen_with_them_and_hardly_without():
     assert _told_apart(8.0) > 0.95
     assert _told_apart(0.0) < 0.75
+
+
+def test_rounding_to_16_bits_tells_no_picture_apart():
+    """A drawing in float32 and the same picture as a generator under autocast would give it have one probability."""
+    torch.manual_seed(0)
+    net = Discriminator(16, width=4, sentence_dim=2, detail_gain=8)
+    real, sentence = torch.rand(3, 3, 16, 16) * 2 - 1, torch.randn(3, 2)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16), parametrize.cached():
+        _, figures = discriminator_loss(net, real, real.to(torch.bfloat16), sentence, sentence)
+    assert figures["real_probability"] == figures["fake_probability"]

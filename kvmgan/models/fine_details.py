@@ -9,7 +9,7 @@ class FineDetails(nn.Module):
     """Pictures (B, 3, s, s) in [-1, 1] and, as three channels more, how far each pixel is from the 3x3 around it; in
     float32 at least.
 
-    tanh(gain * (x - mean of 3x3)), the mean at the border of the pixels that there are. Noise of two levels of 255 on
+    tanh(gain * (x - mean of 3x3)), the mean at the border of the pixels that there are. A grid of two levels of 255 on
     a flat ground weighs next to nothing in convolutions over pictures whose outlines are a hundred times as strong, so
     that discriminators hardly learn to see it (``docs/training.md``, "What discriminators don't see").
 
